@@ -1,0 +1,3 @@
+from tinydet.cli import main
+
+main()

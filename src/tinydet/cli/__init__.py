@@ -1,0 +1,40 @@
+"""The command line: a thin table of ordinary functions.
+
+Each module here holds the verbs of one part of tinydet and imports that part inside the verb, so that `tinydet --help`
+starts at once and the verbs that need no PyTorch run without it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from tinydet.errors import TinydetError
+
+app = typer.Typer(
+    name="tinydet",
+    help="Object detectors small enough for devices where a normal detector cannot go.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _register_verbs() -> None:
+    """Importing a verb module adds its verbs to `app`, in the order that `--help` shows them."""
+
+
+def main() -> None:
+    """Run the command line. A user's mistake is one clear message and an exit status, never a traceback."""
+    _register_verbs()
+    try:
+        app()
+    except TinydetError as error:
+        print(f"tinydet: error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:
+        print("tinydet: stopped", file=sys.stderr)
+        raise SystemExit(130) from None
