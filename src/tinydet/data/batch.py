@@ -49,6 +49,19 @@ class Batch:
     def __len__(self) -> int:
         return len(self.sizes_hw)
 
+    def of_image(self, index: int) -> Batch:
+        """One image alone, without the padding that its neighbours needed."""
+        height, width = self.sizes_hw[index]
+        one = slice(index, index + 1)
+        return Batch(
+            self.images[one, :, :height, :width],
+            self.sizes_hw[one],
+            self.original_sizes_hw[one],
+            self.targets[one],
+            self.image_ids[one],
+            self.view_ids[one],
+        )
+
     def to(self, device: torch.device) -> Batch:
         return replace(
             self,

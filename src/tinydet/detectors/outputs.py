@@ -70,6 +70,7 @@ class DetectorOutputs:
 
     Attributes:
         features: the maps that detection works on, after the quantizer where there is one: `[B, C_l, H_l, W_l]` each.
+        unquantized_features: the same maps before it; what mimic losses take (Wei et al. 2018, Eq. 6).
         strides: input pixels per cell of each map.
         sizes_hw: of each image within the batch.
         dense: predictions at every anchor.
@@ -78,11 +79,27 @@ class DetectorOutputs:
     """
 
     features: tuple[Tensor, ...]
+    unquantized_features: tuple[Tensor, ...]
     strides: tuple[int, ...]
     sizes_hw: tuple[tuple[int, int], ...]
     dense: DensePredictions
     proposals_xyxy: list[Tensor] | None = None
     regions: RegionPredictions | None = None
+
+
+@dataclass(frozen=True)
+class RegionsOfInterest:
+    """What mimicking needs of a detector: its maps, and where in them an object may be.
+
+    Attributes:
+        features: the maps before the quantizer, `[B, C_l, H_l, W_l]` each.
+        strides: input pixels per cell of each map.
+        boxes_xyxy: one `[P_i, 4]` an image, best first and without gradient.
+    """
+
+    features: tuple[Tensor, ...]
+    strides: tuple[int, ...]
+    boxes_xyxy: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -110,6 +127,14 @@ class Detector(Protocol):
     postprocess: Postprocess
 
     def __call__(self, batch: Batch) -> DetectorOutputs: ...
+
+    def features(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The maps before the quantizer alone."""
+        ...
+
+    def regions_of_interest(self, batch: Batch, count: int) -> RegionsOfInterest:
+        """The maps and at most `count` regions an image, without running what comes after."""
+        ...
 
     def blocks(self) -> dict[str, nn.Module]:
         """The parts that are pruned and counted apart: `backbone`, `proposals` (two-stage only) and `heads`."""
