@@ -135,10 +135,11 @@ def _union_hook(union: Any) -> Callable[[Any, Any], Any]:
         if value is None and type(None) in others:
             return None
         if isinstance(value, dict) and tagged:
-            if TAG in value and value[TAG] not in tagged:
-                raise _Wrong(f"found {TAG} {value[TAG]!r}, expected one of: {', '.join(tagged)}")
-            if TAG in value or len(tagged) == 1:
-                return _converter.structure(value, tagged.get(value.get(TAG), next(iter(tagged.values()))))
+            tag = value.get(TAG, next(iter(tagged)) if len(tagged) == 1 else None)
+            if tag in tagged:
+                return _converter.structure(value, tagged[tag])
+            if TAG in value:
+                raise _Wrong(f"found {TAG} {tag!r}, expected one of: {', '.join(tagged)}")
             raise _Wrong(f"{TAG!r} is missing; expected one of: {', '.join(tagged)}")
         failures: list[Exception] = []
         for member in others:
