@@ -50,9 +50,9 @@ class RegionHeads(nn.Module):
     def __init__(self, trunk: nn.Module, features: int, classes: int, class_agnostic_boxes: bool) -> None:
         super().__init__()
         self.trunk = trunk
-        self.box_classes = 1 if class_agnostic_boxes else classes
+        self.class_agnostic_boxes = class_agnostic_boxes
         self.class_scores = nn.Linear(features, classes + 1)
-        self.box_deltas = nn.Linear(features, 4 * self.box_classes)
+        self.box_deltas = nn.Linear(features, 4 if class_agnostic_boxes else 4 * classes)
         nn.init.normal_(self.class_scores.weight, std=0.01)
         nn.init.normal_(self.box_deltas.weight, std=0.001)
         for layer in (self.class_scores, self.box_deltas):
@@ -62,7 +62,7 @@ class RegionHeads(nn.Module):
         """`[R, C, P, P]` to logits `[R, classes + 1]` and deltas `[R, 4]` or `[R, classes, 4]`."""
         x = self.trunk(pooled)
         deltas = self.box_deltas(x)
-        return self.class_scores(x), deltas if self.box_classes == 1 else deltas.reshape(-1, self.box_classes, 4)
+        return self.class_scores(x), deltas if self.class_agnostic_boxes else deltas.unflatten(1, (-1, 4))
 
 
 class FasterRCNN(nn.Module):
@@ -70,6 +70,7 @@ class FasterRCNN(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = build_backbone(config.backbone, config.preprocessing.channel_count)
+        self.feature_channels, self.feature_strides = self.backbone.channels, self.backbone.strides
         self.quantizer = Quantizer(config.quantizer) if config.quantizer else None
         self.proposals = ProposalNetwork(config.proposals, self.backbone.channels[0], self.backbone.strides)
         trunk = build_region_trunk(config.backbone, config.regions.output_size)

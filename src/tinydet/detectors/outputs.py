@@ -10,7 +10,7 @@ and with `config`, `blocks()` and `feature_shapes` as `Detector` says.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -125,6 +125,13 @@ class Detector(Protocol):
 
     criterion: Criterion
     postprocess: Postprocess
+    feature_channels: tuple[int, ...]
+    feature_strides: tuple[int, ...]
+
+    @property
+    def config(self) -> Any:
+        """The frozen dataclass that defines the network; every one has `classes`, `preprocessing` and `quantizer`."""
+        ...
 
     def __call__(self, batch: Batch) -> DetectorOutputs: ...
 
