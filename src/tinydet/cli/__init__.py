@@ -25,6 +25,7 @@ app = typer.Typer(
 
 def _register_verbs() -> None:
     """Importing a verb module adds its verbs to `app`, in the order that `--help` shows them."""
+    from tinydet.cli import data  # noqa: F401
 
 
 def main() -> None:
