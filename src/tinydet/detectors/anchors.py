@@ -21,7 +21,12 @@ class AnchorConfig:
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
 
     def __post_init__(self) -> None:
-        if not self.sides or not self.ratios or min(min(s, default=0) for s in self.sides) <= 0 or min(self.ratios) <= 0:
+        if (
+            not self.sides
+            or not self.ratios
+            or min(min(s, default=0) for s in self.sides) <= 0
+            or min(self.ratios) <= 0
+        ):
             raise ValueError(f"anchors need positive sides and ratios, not {self.sides} and {self.ratios}")
 
     @property

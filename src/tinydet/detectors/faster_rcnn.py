@@ -6,42 +6,18 @@ through the rest of the network, then to the predictors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from tinydet.backbones import BackboneConfig, ResNetConfig, build_backbone, build_region_trunk
-from tinydet.data.batch import Batch, Target
-from tinydet.detectors.outputs import DetectedTensors, DetectorOutputs, RegionPredictions, RegionsOfInterest
-from tinydet.detectors.pixels import normalized
-from tinydet.detectors.proposals import ProposalConfig, ProposalNetwork, proposal_losses
-from tinydet.detectors.regions import (
-    RegionConfig,
-    detections_from_regions,
-    region_losses,
-    sample_regions,
-)
+from tinydet.backbones import build_region_trunk
 from tinydet.detectors.roi_align import roi_align
-from tinydet.preprocessing import Preprocessing
-from tinydet.quantizers import Quantizer, QuantizerConfig
+from tinydet.detectors.two_stage import TwoStageConfig, TwoStageDetector
 
 
 @dataclass(frozen=True)
-class FasterRCNNConfig:
-    """Everything that defines the network.
-
-    Attributes:
-        classes: names, without background.
-        quantizer: Q on the last feature map, or None.
-    """
-
-    classes: tuple[str, ...]
-    backbone: BackboneConfig = field(default_factory=ResNetConfig)
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    proposals: ProposalConfig = field(default_factory=ProposalConfig)
-    regions: RegionConfig = field(default_factory=RegionConfig)
-    quantizer: QuantizerConfig | None = None
+class FasterRCNNConfig(TwoStageConfig):
+    """Everything that defines the network; the fields are `TwoStageConfig`'s."""
 
 
 class RegionHeads(nn.Module):
@@ -65,61 +41,15 @@ class RegionHeads(nn.Module):
         return self.class_scores(x), deltas if self.class_agnostic_boxes else deltas.unflatten(1, (-1, 4))
 
 
-class FasterRCNN(nn.Module):
+class FasterRCNN(TwoStageDetector):
     def __init__(self, config: FasterRCNNConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = build_backbone(config.backbone, config.preprocessing.channel_count)
-        self.feature_channels, self.feature_strides = self.backbone.channels, self.backbone.strides
-        self.quantizer = Quantizer(config.quantizer) if config.quantizer else None
-        self.proposals = ProposalNetwork(config.proposals, self.backbone.channels[0], self.backbone.strides)
+        super().__init__(config)
         trunk = build_region_trunk(config.backbone, config.regions.output_size)
         self.heads = RegionHeads(trunk, trunk.out_channels, len(config.classes), config.regions.class_agnostic_boxes)
 
-    def blocks(self) -> dict[str, nn.Module]:
-        return {"backbone": self.backbone, "proposals": self.proposals, "heads": self.heads}
-
-    def features(self, batch: Batch) -> tuple[Tensor, ...]:
-        return self.backbone(normalized(batch, self.config.preprocessing))
-
-    def regions_of_interest(self, batch: Batch, count: int) -> RegionsOfInterest:
-        raw = self.features(batch)
-        dense, level_sizes = self.proposals(self.quantized(raw))
-        boxes = self.proposals.propose(dense, level_sizes, batch.sizes_hw, count)
-        return RegionsOfInterest(raw, self.backbone.strides, boxes)
-
-    def forward(self, batch: Batch) -> DetectorOutputs:
-        raw = self.features(batch)
-        features = self.quantized(raw)
-        dense, level_sizes = self.proposals(features)
-        proposals = self.proposals.propose(dense, level_sizes, batch.sizes_hw)
-        boxes, targets = proposals, None
-        if self.training:
-            boxes, targets = sample_regions(proposals, batch.targets, self.config.regions)
-        logits, deltas = self.heads(self.pool(features, boxes))
-        return DetectorOutputs(
-            features=features,
-            unquantized_features=raw,
-            strides=self.backbone.strides,
-            sizes_hw=batch.sizes_hw,
-            dense=dense,
-            proposals_xyxy=proposals,
-            regions=RegionPredictions(boxes, logits, deltas, targets),
-        )
-
-    def quantized(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(self.quantizer(x) for x in features) if self.quantizer else features
+    def predict_regions(self, features: tuple[Tensor, ...], boxes_xyxy: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return self.heads(self.pool(features, boxes_xyxy))
 
     def pool(self, features: tuple[Tensor, ...], boxes_xyxy: list[Tensor]) -> Tensor:
         """`[R, C, P, P]` features of the regions."""
         return roi_align(features[0], boxes_xyxy, self.backbone.strides[0], self.config.regions.output_size)
-
-    def criterion(self, outputs: DetectorOutputs, targets: tuple[Target, ...]) -> dict[str, Tensor]:
-        assert outputs.regions is not None
-        return proposal_losses(outputs.dense, targets, self.config.proposals) | region_losses(
-            outputs.regions, self.config.regions
-        )
-
-    @torch.no_grad()
-    def postprocess(self, outputs: DetectorOutputs) -> list[DetectedTensors]:
-        return detections_from_regions(outputs, self.config.regions)

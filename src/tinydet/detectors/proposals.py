@@ -90,7 +90,9 @@ class ProposalNetwork(nn.Module):
             large = ((boxes[:, 2:] - boxes[:, :2]) >= config.smallest_side).all(dim=1)
             boxes, scores, levels = boxes[large], logits[chosen, 0][large], level_of_anchor[chosen][large]
             one_level = len(level_sizes) == 1
-            kept = nms(boxes, scores, config.nms_iou) if one_level else batched_nms(boxes, scores, levels, config.nms_iou)
+            kept = (
+                nms(boxes, scores, config.nms_iou) if one_level else batched_nms(boxes, scores, levels, config.nms_iou)
+            )
             proposals.append(boxes[kept[:keep]])
         return proposals
 
@@ -109,9 +111,7 @@ def _best_of_each_level(scores: Tensor, level_sizes: list[int], count: int) -> T
     return torch.cat(chosen)
 
 
-def proposal_losses(
-    dense: DensePredictions, targets: tuple[Target, ...], config: ProposalConfig
-) -> dict[str, Tensor]:
+def proposal_losses(dense: DensePredictions, targets: tuple[Target, ...], config: ProposalConfig) -> dict[str, Tensor]:
     """Binary cross-entropy and smooth L1 over the sampled anchors (Ren et al. 2015, Eq. 1).
 
     The mean over each image's anchors, then over images, so that it does not matter how images are spread over processes.

@@ -69,7 +69,9 @@ def losses_by_region(regions: RegionPredictions, config: RegionConfig) -> tuple[
     deltas = regions.deltas[objects]
     if not config.class_agnostic_boxes:
         deltas = deltas[torch.arange(len(objects), device=labels.device), labels[objects] - 1]
-    errors = F.smooth_l1_loss(deltas, regions.targets.deltas[objects], beta=config.box_beta, reduction="none").sum(dim=1)
+    errors = F.smooth_l1_loss(deltas, regions.targets.deltas[objects], beta=config.box_beta, reduction="none").sum(
+        dim=1
+    )
     return class_losses, torch.zeros_like(class_losses).index_put((objects,), errors.to(class_losses.dtype))
 
 
