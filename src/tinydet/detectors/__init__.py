@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 from tinydet.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
+from tinydet.detectors.rfcn import RFCN, RFCNConfig
 
-DetectorConfig = FasterRCNNConfig
+DetectorConfig = FasterRCNNConfig | RFCNConfig
 
-__all__ = ["DetectorConfig", "FasterRCNN", "FasterRCNNConfig", "build_detector"]
+__all__ = ["RFCN", "DetectorConfig", "FasterRCNN", "FasterRCNNConfig", "RFCNConfig", "build_detector"]
 
 
 def build_detector(config: DetectorConfig) -> nn.Module:
@@ -16,3 +17,5 @@ def build_detector(config: DetectorConfig) -> nn.Module:
     match config:
         case FasterRCNNConfig():
             return FasterRCNN(config)
+        case RFCNConfig():
+            return RFCN(config)

@@ -1,0 +1,144 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from tinydet.backbones import MobileNetConfig, ResNetConfig, VGGConfig
+from tinydet.config import from_plain, to_plain
+from tinydet.data.batch import Batch, Target
+from tinydet.detectors import RFCN, DetectorConfig, RFCNConfig, build_detector
+from tinydet.detectors.outputs import Detector
+from tinydet.detectors.rfcn import RFCNRegionConfig
+from tinydet.distill.mimic import MimicConfig
+from tinydet.distill.steps import MimicStep
+from tinydet.distill.teacher import Teacher
+from tinydet.preprocessing import Preprocessing
+from tinydet.quantizers import UniformQuantizerConfig
+
+GRAY = Preprocessing(channels="gray", mean=(120.0,), std=(60.0,))
+
+
+def make_batch(channels: int) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(2, channels, 96, 128, generator=generator) * 255
+    target = Target(torch.tensor([[10.0, 20, 60, 70], [30, 5, 90, 60]]), torch.tensor([0, 2]), torch.zeros(0, 4))
+    nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
+    sizes = ((96, 128), (80, 100))
+    return Batch(images, sizes, sizes, (target, nothing), ("a", "b"), ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RFCNConfig(("x", "y", "z"), VGGConfig(8), GRAY),
+        RFCNConfig(("x", "y", "z"), VGGConfig(32, "none"), hidden_channels=0),
+        RFCNConfig(("x", "y", "z"), VGGConfig(1000), GRAY, quantizer=UniformQuantizerConfig(0.1)),
+        RFCNConfig(("x", "y", "z"), ResNetConfig(18, 16), regions=RFCNRegionConfig(class_agnostic_boxes=False)),
+        RFCNConfig(("x", "y", "z"), ResNetConfig(50, 32), hidden_kernel=1, regions=RFCNRegionConfig(hardest=None)),
+        RFCNConfig(("x", "y", "z"), MobileNetConfig(8), regions=RFCNRegionConfig(output_size=7)),
+    ],
+)
+def test_every_backbone_learns_and_detects(config):
+    torch.manual_seed(0)
+    detector = build_detector(from_plain(DetectorConfig, to_plain(config)))
+    assert isinstance(detector, Detector)
+    assert set(detector.blocks()) == {"backbone", "proposals", "heads"}
+    of_blocks = {id(p) for block in detector.blocks().values() for p in block.parameters()}
+    assert of_blocks == {id(p) for p in detector.parameters()}
+    batch = make_batch(config.preprocessing.channel_count)
+    losses = detector.criterion(detector.train()(batch), batch.targets)
+    assert set(losses) == {"proposal_class", "proposal_box", "detection_class", "detection_box"}
+    sum(losses.values()).backward()
+    without = [name for name, p in detector.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert without == []
+    for found, (height, width) in zip(detector.eval().postprocess(detector(batch)), batch.sizes_hw):
+        assert (found.boxes_xyxy <= torch.tensor([width, height, width, height])).all()
+
+
+class DrawnMaps(nn.Module):
+    """Score maps on which one object of class `label` stands on the cells of `box`, each ninth on its own map."""
+
+    def __init__(self, label: int, classes: int, box: tuple[int, int, int, int], size_hw: tuple[int, int]) -> None:
+        super().__init__()
+        left, top, cell_w, cell_h = box[0], box[1], (box[2] - box[0]) // 3, (box[3] - box[1]) // 3
+        self.scores = torch.full((1, classes + 1, 3, 3, *size_hw), -8.0)
+        self.scores[:, 0] = 0.0
+        for i in range(3):
+            for j in range(3):
+                rows = slice(top + i * cell_h, top + (i + 1) * cell_h)
+                columns = slice(left + j * cell_w, left + (j + 1) * cell_w)
+                self.scores[:, label + 1, i, j, rows, columns] = 8.0
+        self.size_hw = size_hw
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.scores.flatten(1, 3), torch.zeros(1, 36, *self.size_hw)
+
+
+def test_score_maps_drawn_by_hand_find_their_box():
+    """A box that is shifted, transposed, or too large reads the wrong parts, and is outvoted."""
+    config = RFCNConfig(("x", "y"), VGGConfig(64), GRAY)
+    detector = RFCN(config).eval()
+    detector.heads = DrawnMaps(label=1, classes=2, box=(3, 5, 15, 11), size_hw=(20, 24))
+    right = torch.tensor([[48.0, 80, 240, 176]])
+    wrong = torch.tensor(
+        [[64.0, 80, 304, 176], [48, 112, 240, 208], [80, 48, 176, 240], [0, 32, 288, 224], [112, 80, 176, 176]]
+    )
+    detector.proposals.propose = lambda *_: [torch.cat([wrong, right])]
+    nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
+    batch = Batch(torch.zeros(1, 1, 320, 384), ((320, 384),), ((320, 384),), (nothing,), ("a",), ("a",))
+    outputs = detector(batch)
+    (found,) = detector.postprocess(outputs)
+    torch.testing.assert_close(found.boxes_xyxy[:1], right)
+    assert found.labels.tolist()[0] == 1
+    assert found.scores[0] > 0.95
+    assert (outputs.regions.logits.softmax(1)[:-1, 2] < 0.6).all()
+
+
+def test_regions_beyond_the_hardest_give_no_gradient_to_the_score_maps():
+    """One region counts: a cell that it does not touch has exactly no gradient."""
+    config = RFCNConfig(("x", "y", "z"), VGGConfig(32), regions=RFCNRegionConfig(hardest=1))
+    torch.manual_seed(0)
+    detector = RFCN(config).train()
+    maps = {}
+    detector.heads.class_maps.register_forward_hook(lambda module, inputs, output: maps.update(scores=output))
+    batch = make_batch(3).of_image(0)
+    outputs = detector(batch)
+    assert len(outputs.regions.boxes_xyxy[0]) > 20
+    maps["scores"].retain_grad()
+    losses = detector.region_losses(outputs.regions)
+    losses["detection_class"].backward()
+    touched = (maps["scores"].grad != 0).sum()
+    assert 0 < touched <= 4 * 9 * 16  # 4 classes, 9 bins, 4 samples of 4 cells each
+
+
+def test_a_student_mimics_an_rfcn_teacher():
+    torch.manual_seed(0)
+    quantizer = UniformQuantizerConfig(0.5)
+    teacher = RFCN(RFCNConfig(("x", "y", "z"), VGGConfig(8), GRAY, quantizer=quantizer))
+    student = RFCN(replace(teacher.config, backbone=VGGConfig(32)))
+    step = MimicStep(student.train(), Teacher(teacher, 50), MimicConfig(regions=50, output_size=3))
+    losses = step(make_batch(1))
+    sum(losses.values()).backward()
+    assert losses["mimic"] > 0
+    assert student.backbone.features[0].weight.grad.abs().sum() > 0
+
+
+def test_channels_at_full_width_are_the_papers():
+    with torch.device("meta"):
+        detector = RFCN(RFCNConfig(("face",), VGGConfig(1, "none"), GRAY))
+    shapes = {name: tuple(p.shape) for name, p in detector.named_parameters()}
+    assert shapes["heads.hidden.0.weight"] == (1024, 512, 3, 3)
+    assert shapes["heads.class_maps.weight"] == (2 * 9, 1024, 1, 1)
+    assert shapes["heads.box_maps.weight"] == (4 * 9, 1024, 1, 1)
+    assert shapes["proposals.head.cls_logits.weight"] == (4, 512, 1, 1)
+    megabytes = sum(p.numel() for p in detector.parameters()) * 4 / 1e6
+    assert megabytes == pytest.approx(87, abs=0.5)  # Wei et al. 2018, Table 1
+
+
+@pytest.mark.parametrize("wrong", [{"hidden_kernel": 2}, {"hidden_channels": -1}])
+def test_impossible_networks_are_refused(wrong):
+    with pytest.raises(ValueError, match="kernel"):
+        RFCNConfig(("x",), **wrong)
+    with pytest.raises(ValueError, match="at least 1"):
+        RFCNRegionConfig(hardest=0)
