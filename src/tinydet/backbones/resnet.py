@@ -29,11 +29,14 @@ class ResNetConfig:
 
     Attributes:
         width_divisor: n of a `-1-n` network.
+        stride_in_first: of a ResNet50's blocks, the first 1x1 convolution has the stride, as in the original (and in
+            Detectron2's weights), not the 3x3 one, as in torchvision's.
     """
 
     depth: Literal[18, 50] = 18
     width_divisor: float = 1
     normalization: Normalization = "batch"
+    stride_in_first: bool = False
 
     def channels_of_stage(self, stage: int) -> int:
         """Output channels of layer `stage`, 1 to 4."""
@@ -49,6 +52,8 @@ def _stage(config: ResNetConfig, stage: int, in_channels: int) -> nn.Sequential:
     if stride != 1 or in_channels != out_channels:
         shortcut = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), norm(out_channels))
     blocks = [block(in_channels, planes, stride, shortcut, norm_layer=norm)]
+    if config.stride_in_first and isinstance(blocks[0], Bottleneck):
+        blocks[0].conv1.stride, blocks[0].conv2.stride = blocks[0].conv2.stride, blocks[0].conv1.stride
     blocks += [block(out_channels, planes, norm_layer=norm) for _ in range(1, counts[stage - 1])]
     return nn.Sequential(*blocks)
 

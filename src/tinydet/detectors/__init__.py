@@ -5,11 +5,21 @@ from __future__ import annotations
 from torch import nn
 
 from tinydet.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
+from tinydet.detectors.faster_rcnn_fpn import FasterRCNNFPN, FasterRCNNFPNConfig
 from tinydet.detectors.rfcn import RFCN, RFCNConfig
 
-DetectorConfig = FasterRCNNConfig | RFCNConfig
+DetectorConfig = FasterRCNNConfig | FasterRCNNFPNConfig | RFCNConfig
 
-__all__ = ["RFCN", "DetectorConfig", "FasterRCNN", "FasterRCNNConfig", "RFCNConfig", "build_detector"]
+__all__ = [
+    "RFCN",
+    "DetectorConfig",
+    "FasterRCNN",
+    "FasterRCNNConfig",
+    "FasterRCNNFPN",
+    "FasterRCNNFPNConfig",
+    "RFCNConfig",
+    "build_detector",
+]
 
 
 def build_detector(config: DetectorConfig) -> nn.Module:
@@ -17,5 +27,7 @@ def build_detector(config: DetectorConfig) -> nn.Module:
     match config:
         case FasterRCNNConfig():
             return FasterRCNN(config)
+        case FasterRCNNFPNConfig():
+            return FasterRCNNFPN(config)
         case RFCNConfig():
             return RFCN(config)

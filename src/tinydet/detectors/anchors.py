@@ -15,10 +15,12 @@ class AnchorConfig:
     Attributes:
         sides: one tuple a map; the side in input pixels of the square with the anchor's area.
         ratios: height divided by width.
+        rounded: corners at whole pixels, as torchvision's; Detectron2's are not.
     """
 
     sides: tuple[tuple[float, ...], ...] = ((128.0, 256.0, 512.0),)
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rounded: bool = True
 
     def __post_init__(self) -> None:
         if (
@@ -51,13 +53,14 @@ FPN_ANCHORS = AnchorConfig(sides=((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)
 """One side a level, P2 to P6 (Lin et al. 2017, section 4.1)."""
 
 
-def cell_anchors(sides: tuple[float, ...], ratios: tuple[float, ...]) -> Tensor:
-    """`[len(ratios) * len(sides), 4]` anchors around the origin, sides varying fastest, rounded to whole pixels."""
+def cell_anchors(sides: tuple[float, ...], ratios: tuple[float, ...], rounded: bool = True) -> Tensor:
+    """`[len(ratios) * len(sides), 4]` anchors around the origin, sides varying fastest."""
     side = torch.tensor(sides, dtype=torch.float64)
     height_factor = torch.tensor(ratios, dtype=torch.float64).sqrt()
     widths = (side[None, :] / height_factor[:, None]).flatten()
     heights = (side[None, :] * height_factor[:, None]).flatten()
-    return (torch.stack([-widths, -heights, widths, heights], dim=1) / 2).round().float()
+    corners = torch.stack([-widths, -heights, widths, heights], dim=1) / 2
+    return (corners.round() if rounded else corners).float()
 
 
 def anchors_of_map(cells: Tensor, size_hw: tuple[int, int], stride: int) -> Tensor:

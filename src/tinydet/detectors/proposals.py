@@ -50,7 +50,7 @@ class ProposalNetwork(nn.Module):
         self.config, self.strides = config, strides
         self.head = RPNHead(channels, config.anchors.per_cell)
         for level, sides in enumerate(config.anchors.sides):
-            self.register_buffer(f"cells_{level}", cell_anchors(sides, config.anchors.ratios), persistent=False)
+            self.register_buffer(f"cells_{level}", cell_anchors(sides, config.anchors.ratios, config.anchors.rounded), persistent=False)
 
     def forward(self, features: tuple[Tensor, ...]) -> tuple[DensePredictions, list[int]]:
         """Predictions at every anchor of `[B, C, H_l, W_l]` maps, and the number of anchors of each map."""
