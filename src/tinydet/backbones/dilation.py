@@ -1,7 +1,7 @@
 """The part after stride 16, applied to whole maps instead of regions: no smaller, by the "hole algorithm" (a trous).
 
-R-FCN computes every layer once for the whole image (Dai et al. 2016, section 2): a ResNet's layer4 loses its stride and its
-later 3x3 convolutions are dilated, so that pretrained weights keep their meaning.
+R-FCN computes every layer once for the whole image (Dai et al. 2016, section 2): a ResNet's layer4 loses its stride and
+its later 3x3 convolutions are dilated, so that pretrained weights keep their meaning.
 """
 
 from __future__ import annotations

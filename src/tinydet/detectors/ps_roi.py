@@ -1,11 +1,11 @@
 """Position-sensitive RoI pooling (Dai et al. 2016, Eq. 1): each bin of a region reads its own map.
 
-Of `D * k * k` maps, bin (i, j) of output d reads map `(d * k + i) * k + j`, i counting rows from the top and j columns from
-the left.
+Of `D * k * k` maps, bin (i, j) of output d reads map `(d * k + i) * k + j`, i counting rows from the top and j columns
+from the left.
 
-Bins are averaged by torchvision's `ps_roi_align`, not by the original `ps_roi_pool`: that one rounds a bin to whole cells,
-and at stride 16 the nine bins of a small face then cover the same cell or none. Aligned bins keep the position that they
-are named after, and consist of RoIAlign, which export formats know.
+Bins are averaged by torchvision's `ps_roi_align`, not by the original `ps_roi_pool`: that one rounds a bin to whole
+cells, and at stride 16 the nine bins of a small face then cover the same cell or none. Aligned bins keep the position
+that they are named after, and consist of RoIAlign, which export formats know.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def ps_roi_align(maps: Tensor, boxes_xyxy: list[Tensor], stride: int, bins: int)
 
 
 def ps_roi_align_by_roi_align(maps: Tensor, boxes_xyxy: list[Tensor], stride: int, bins: int) -> Tensor:
-    """The same values from RoIAlign of every map, of which each bin keeps its own: for formats without the operation."""
+    """The same values from RoIAlign of every map, of which each bin keeps its own: for formats without the former."""
     every = roi_align(maps, boxes_xyxy, bins, 1 / stride, SAMPLES_PER_BIN, aligned=True)  # [R, D * k * k, k, k]
     own = every.reshape(every.shape[0], -1, bins * bins, bins * bins)  # [R, D, the map's bin, the region's bin]
     pooled = torch.diagonal(own, dim1=2, dim2=3)
