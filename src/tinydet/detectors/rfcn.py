@@ -1,4 +1,4 @@
-"""R-FCN (Dai et al. 2016): every layer runs once for the whole image; a region only averages position-sensitive maps."""
+"""R-FCN (Dai et al. 2016): every layer runs once for the whole image; regions only average position-sensitive maps."""
 
 from __future__ import annotations
 
