@@ -7,17 +7,20 @@ from torch import nn
 from tinydet.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from tinydet.detectors.faster_rcnn_fpn import FasterRCNNFPN, FasterRCNNFPNConfig
 from tinydet.detectors.rfcn import RFCN, RFCNConfig
+from tinydet.detectors.ssd import SSD, SSDConfig
 
-DetectorConfig = FasterRCNNConfig | FasterRCNNFPNConfig | RFCNConfig
+DetectorConfig = FasterRCNNConfig | FasterRCNNFPNConfig | RFCNConfig | SSDConfig
 
 __all__ = [
     "RFCN",
+    "SSD",
     "DetectorConfig",
     "FasterRCNN",
     "FasterRCNNConfig",
     "FasterRCNNFPN",
     "FasterRCNNFPNConfig",
     "RFCNConfig",
+    "SSDConfig",
     "build_detector",
 ]
 
@@ -31,3 +34,5 @@ def build_detector(config: DetectorConfig) -> nn.Module:
             return FasterRCNNFPN(config)
         case RFCNConfig():
             return RFCN(config)
+        case SSDConfig():
+            return SSD(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ def evenly_scaled_shapes(
     return tuple(
         ((scale, 1.0), (math.sqrt(scale * following), 1.0))
         + tuple((scale, shape) for ratio in ratios for shape in (ratio, 1 / ratio))
-        for scale, following in zip(scales, scales[1:])
+        for scale, following in pairwise(scales)
     )
 
 
@@ -58,7 +59,9 @@ DEFAULT_BOXES_1917 = DefaultBoxConfig((((0.1, 1.0), (0.2, 2.0), (0.2, 0.5)), *DE
 """The common layout of MobileNet-SSD: three at the finest map, one of them small, and six elsewhere."""
 
 
-def default_boxes(config: DefaultBoxConfig, map_sizes_hw: Sequence[tuple[int, int]], image_hw: tuple[int, int]) -> Tensor:
+def default_boxes(
+    config: DefaultBoxConfig, map_sizes_hw: Sequence[tuple[int, int]], image_hw: tuple[int, int]
+) -> Tensor:
     """`[A, 4]` xyxy in input pixels: map by map, cell by cell in rows, a cell's boxes in the order of its shapes."""
     if len(map_sizes_hw) != len(config.shapes):
         raise ValueError(f"default boxes for {len(config.shapes)} maps, but there are {len(map_sizes_hw)}")

@@ -1,7 +1,7 @@
 """SSD (Liu et al. 2016) on MobileNetV1, as Ko and Yoo have it, on a wider or thinner one, or on a ResNet or VGG16.
 
-Maps from conv_pw_11 at stride 16 and conv_pw_13 at stride 32, then four extra ones: 19, 10, 5, 3, 2 and 1 cells a side of
-a 300x300 input. Every map predicts a class and an offset for each default box.
+Maps from conv_pw_11 at stride 16 and conv_pw_13 at stride 32, then four extra ones: 19, 10, 5, 3, 2 and 1 cells a side
+of a 300x300 input. Every map predicts a class and an offset for each default box.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _OBJECT_SHARE = 0.25  # of the counted boxes, with three mined background boxes 
 
 
 class ConvNormReLU(nn.Module):
-    """A convolution, batch norm and ReLU6. A single value a channel, which has no variance, is normalised as at test."""
+    """A convolution, batch norm and ReLU6. A channel of a single value has no variance: it is normalised as at test."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class DensePredictors(nn.Module):
         self.class_scores = nn.ModuleList(_predictor(kind, before, boxes * (classes + 1)) for before, boxes in pairs)
         self.box_deltas = nn.ModuleList(_predictor(kind, before, boxes * 4) for before, boxes in pairs)
         for scores in self.class_scores:
-            _start_with_shares(scores[-1].bias, classes)
+            _start_with_shares(list(scores.parameters())[-1], classes)
 
     def forward(self, features: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """One `[B, C_l, H_l, W_l]` a map to logits `[B, A, classes + 1]` and deltas `[B, A, 4]`."""
@@ -87,15 +87,15 @@ class SSDHeads(nn.Module):
 
 
 def _predictor(kind: Predictor, before: int, after: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    if kind == "lite":
-        layers.append(ConvNormReLU(before, before, 3, groups=before))
-        initialize(layers[0])
     kernel = 3 if kind == "3x3" else 1
-    layers.append(nn.Conv2d(before, after, kernel, padding=kernel // 2))
-    nn.init.normal_(layers[-1].weight, std=0.01)
-    nn.init.zeros_(layers[-1].bias)
-    return nn.Sequential(*layers)
+    last = nn.Conv2d(before, after, kernel, padding=kernel // 2)
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.zeros_(last.get_parameter("bias"))
+    if kind != "lite":
+        return nn.Sequential(last)
+    depthwise = ConvNormReLU(before, before, 3, groups=before)
+    initialize(depthwise)
+    return nn.Sequential(depthwise, last)
 
 
 def _start_with_shares(bias: Tensor, classes: int) -> None:
