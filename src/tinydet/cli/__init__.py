@@ -25,7 +25,7 @@ app = typer.Typer(
 
 def _register_verbs() -> None:
     """Importing a verb module adds its verbs to `app`, in the order that `--help` shows them."""
-    from tinydet.cli import data, report  # noqa: F401
+    from tinydet.cli import data, packed, report  # noqa: F401
     from tinydet.cli import score  # noqa: F401
 
 
