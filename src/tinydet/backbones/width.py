@@ -1,4 +1,4 @@
-"""The `-1-n` rule in one place: every layer's channels divided by n (Wei et al. 2018, footnote 1)."""
+"""Channels of a layer: the `-1-n` rule (Wei et al. 2018, footnote 1), and how many more cheaper convolutions afford."""
 
 from __future__ import annotations
 
@@ -13,3 +13,20 @@ def divided_channels(channels: int, width_divisor: float) -> int:
     if width_divisor <= 0:
         raise ValueError(f"width divisor {width_divisor} is not positive")
     return max(1, math.floor(channels / width_divisor + 0.5))
+
+
+def grouped_channels(channels: int, groups: int) -> int:
+    """Channels at which a layer in `groups` groups costs what a plain one of `channels` costs: ceil(sqrt(g) c).
+
+    Wei et al. 2018, section 4.1; rounded up to a multiple of the groups, which a grouped convolution needs.
+    """
+    widened = math.isqrt(groups * channels * channels - 1) + 1  # the square root rounded up, exactly
+    return groups * math.ceil(widened / groups)
+
+
+def depthwise_channels(channels: int) -> int:
+    """Channels w at which a depthwise 3x3 and a pointwise convolution cost what a plain 3x3 one of c channels costs.
+
+    9 w + w^2 = 9 c^2, rounded up: the same idea for as many groups as there are channels, the pointwise part included.
+    """
+    return math.ceil((math.sqrt(81 + 36 * channels * channels) - 9) / 2)
