@@ -23,7 +23,7 @@ from tinydet.detectors.regions import RegionConfig
 from tinydet.detectors.two_stage import TwoStageConfig, TwoStageDetector
 from tinydet.preprocessing import Preprocessing
 
-_CANONICAL_SIDE, _CANONICAL_LEVEL = 224.0, 2
+CANONICAL_SIDE, CANONICAL_LEVEL = 224.0, 2
 """A region of 224 pixels belongs to P4, the map at index 2 (Lin et al. 2017, Eq. 1)."""
 
 
@@ -102,5 +102,5 @@ class FasterRCNNFPN(TwoStageDetector):
 def level_of_regions(boxes_xyxy: Tensor, levels: int) -> Tensor:
     """`[R]` index of the map that each region is pooled from (Lin et al. 2017, Eq. 1)."""
     sides = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(dim=1).clamp_min(0).sqrt()
-    level = torch.floor(_CANONICAL_LEVEL + torch.log2(sides / _CANONICAL_SIDE + 1e-6))
+    level = torch.floor(CANONICAL_LEVEL + torch.log2(sides / CANONICAL_SIDE + 1e-6))
     return level.clamp(0, levels - 1).to(torch.int64)

@@ -1,0 +1,93 @@
+"""What runs the graph. An engine takes pixels and gives boxes, scores and labels."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydet.errors import InputError, MissingExtraError, TinydetError
+
+Arrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
+OUTPUTS = ("boxes", "scores", "labels")
+
+
+class Engine(Protocol):
+    name: str
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Arrays:
+        """`[H, W, C]` to `[N, 4]` boxes in these pixels, `[N]` scores and `[N]` labels."""
+        ...
+
+
+class OnnxRuntimeEngine:
+    """onnxruntime on the CPU.
+
+    Args:
+        model: a serialized ONNX model.
+        threads: None takes all cores.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, model: bytes, threads: int | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or _cores()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Threads that wait by spinning gain a little latency, and cost whoever shares the machine a core each.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exceptions have no common base but Exception
+            raise InputError(f"onnxruntime cannot load the model: {error}") from error
+        found = {output.name for output in self._session.get_outputs()}
+        if not found.issuperset(OUTPUTS):
+            raise InputError(f"the graph has outputs {sorted(found)}, expected {', '.join(OUTPUTS)}")
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Arrays:
+        try:
+            found: Any = self._session.run(OUTPUTS, {"image": pixels[None]})
+        except Exception as error:
+            raise TinydetError(f"onnxruntime failed on an image of {pixels.shape}: {error}") from error
+        return tuple(found)  # type: ignore[return-value]
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU, in the precision of the file: its default would be bfloat16 where the processor has it."""
+
+    name = "openvino"
+
+    def __init__(self, model: bytes, threads: int | None = None) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingExtraError("the OpenVINO engine", "openvino") from error
+        core = openvino.Core()
+        options = {
+            "INFERENCE_NUM_THREADS": threads or _cores(),
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        try:
+            compiled = core.compile_model(core.read_model(model), "CPU", options)
+        except RuntimeError as error:
+            raise InputError(f"OpenVINO cannot load the model: {error}") from error
+        self._outputs = [compiled.output(name) for name in OUTPUTS]
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Arrays:
+        try:
+            found = self._request.infer({"image": pixels[None]}, share_inputs=True)
+        except RuntimeError as error:
+            raise TinydetError(f"OpenVINO failed on an image of {pixels.shape}: {error}") from error
+        boxes, scores, labels = (np.array(found[output]) for output in self._outputs)
+        return boxes.reshape(-1, 4), scores, labels
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
