@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of a detector, block by block, at a stated input size.
 
 Counted while the network runs, from the operations that reach PyTorch, so that no layer's kind has to be known: a
-convolution (dense, grouped or transposed) and a matrix product count one multiply-add each time a weight meets an input.
+convolution (dense, grouped or transposed) and a matrix product count one multiply-add where a weight meets an input.
 Everything else (normalisation, activations, pooling, NMS) counts nothing, as in the papers' tables.
 """
 

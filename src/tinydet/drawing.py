@@ -67,7 +67,7 @@ def _draw(image: Image.Image, boxes_xyxy: list[list[float]], labels: list[int], 
     drawn = image.convert("RGB") if image.mode != "RGB" else image.copy()
     canvas = ImageDraw.Draw(drawn)
     shorter = min(drawn.size)
-    line = max(2, round(shorter / 220))
+    line = max(2, round(shorter / 160))
     text_size = max(10, min(round(shorter / 30), 48))
     for box, label in reversed(list(zip(boxes_xyxy, labels))):
         _draw_box(canvas, box, class_colour(label), line, drawn.size)
@@ -93,9 +93,8 @@ def _draw(image: Image.Image, boxes_xyxy: list[list[float]], labels: list[int], 
 def _draw_box(canvas: ImageDraw.ImageDraw, box: list[float], colour: Colour, line: int, size: tuple[int, int]) -> None:
     left, top = max(box[0], 0), max(box[1], 0)
     right, bottom = max(left, min(box[2], size[0]) - 1), max(top, min(box[3], size[1]) - 1)
-    canvas.rectangle(
-        (left - 1, top - 1, right + 1, bottom + 1), outline=(0, 0, 0), width=line + 2
-    )  # seen on any ground
+    # A dark rim, so that the box is seen on any ground.
+    canvas.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=(0, 0, 0), width=line + 2)
     canvas.rectangle((left, top, right, bottom), outline=colour, width=line)
 
 

@@ -27,8 +27,8 @@ def gallery_html(pictures: Pictures, summary: RunSummary, prefix: str) -> str:
 def _class_legend(pictures: Pictures) -> str:
     labels: set[int] = set()
     for row in pictures.rows:
-        for record in (row.annotations, *row.detections.values()):
-            labels.update(record.labels.tolist())
+        for present in (row.annotations.labels, *(found.labels for found in row.detections.values())):
+            labels.update(present.tolist())
     chips = [
         f'<span style="--c:{_hex(label)}"><i class="swatch"></i>{escape(pictures.classes[label])}</span>'
         for label in sorted(labels)
@@ -66,7 +66,10 @@ def _row_html(row: PictureRow, classes: Sequence[str], names: Sequence[str], sum
             f'<figure data-objects="{counted}">{photo}<figcaption>{escape(title)}'
             f'<span class="tally">{tally} of {counted} found</span></figcaption></figure>'
         )
-    return f'<div class="picture">{image}<h3>{escape(row.image_id)}</h3><div class="cells" style="--n:{_columns(len(cells))}">{"".join(cells)}</div></div>'
+    return (
+        f'<div class="picture">{image}<h3>{escape(row.image_id)}</h3>'
+        f'<div class="cells" style="--n:{_columns(len(cells))}">{"".join(cells)}</div></div>'
+    )
 
 
 def _columns(cells: int) -> int:
@@ -103,7 +106,8 @@ def _detection_boxes(annotations: Annotations, detections: Detections, classes: 
         hint = f"{classes[label]} {score:.2f}, {kinds[index]}"
         box = detections.boxes_xyxy[index].tolist()
         boxes.append(
-            f'<g class="{kinds[index]}{hidden}" data-score="{score:.4f}" style="--k:{_hex(label)}">{_box(box, hint)}</g>'
+            f'<g class="{kinds[index]}{hidden}" data-score="{score:.4f}" style="--k:{_hex(label)}">'
+            f"{_box(box, hint)}</g>"
         )
         numbers.append(
             f'<g class="number{hidden}" data-score="{score:.4f}"><text x="{box[0]:.1f}" y="{box[1]:.1f}" dx=".2em" '

@@ -9,7 +9,7 @@ from tinydet.report.tables import TextTable, asked_lines, block_table, class_tab
 
 
 def summary_markdown(summary: RunSummary, heading_level: int = 2) -> str:
-    """A section: what was asked, on what machine and for how long, then all variants with the paper's numbers beside."""
+    """A section: what was asked, on what machine, for how long; then all variants with the paper's numbers beside."""
     lines = [f"{'#' * heading_level} {_escaped(summary.title)}", ""]
     if summary.paper is not None:
         lines.append(f"- the paper's numbers: {_escaped(str(summary.paper))}")

@@ -132,9 +132,7 @@ def _results(summary: RunSummary) -> str:
     dots = charts.accuracy_dots(summary)
     if dots:
         figures.insert(0, (f"{summary.metric_names[0]} of every seed", dots))
-    key = (
-        "Dots are seeds, bars and dots with whiskers are means with their spread, hollow diamonds the paper's numbers."
-    )
+    key = "Dots are seeds; bars, and dots with whiskers, are means; hollow diamonds are the paper's numbers."
     return (
         f'<p>{escape(lead)}</p>{table}<p class="hint">{escape(hint)}.</p>'
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
@@ -202,9 +200,9 @@ def _curves(summary: RunSummary) -> str:
 
 def _losses(summary: RunSummary, loss_charts: charts.NamedCharts, faults: Sequence[str]) -> str:
     hint = (
-        "Each component on its own, mean over seeds; the band goes from the lowest seed to the highest. Where a variant is "
-        "also taught by mimicking, the last chart shows how much of the sum that loss is: one that outweighs the others turns "
-        "the gradient towards itself."
+        "Each component on its own, mean over seeds; the band goes from the lowest seed to the highest. Where a "
+        "variant is also taught by mimicking, the last chart shows how much of the sum that loss is: one that "
+        "outweighs the others turns the gradient towards itself."
     )
     html = _charts(_legend(summary), loss_charts, hint)
     return html + "".join(f'<p class="hint">{escape(fault)}</p>' for fault in faults)

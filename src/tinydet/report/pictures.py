@@ -1,7 +1,7 @@
 """Pictures of a run: the same images with the ground truth and with what each variant found.
 
-Kept in the run's folder as `pictures/pictures.json` and one JPEG an image without anything drawn on it; boxes are drawn when
-the page is made, so that a reader can still choose the score from which they show.
+Kept in the run's folder as `pictures/pictures.json` and one JPEG an image without anything drawn on it; boxes are drawn
+when the page is made, so that a reader can still choose the score from which they show.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def save_pictures(
 ) -> Path:
     """Write the images of `samples` and what each variant found in them, one `Detections` a sample.
 
-    What was there before is replaced. Detections below a score of 0.1, and beyond the best 50 of an image, are left out.
+    What was there before is replaced. Detections of a score below 0.1, and beyond an image's best 50, are left out.
     """
     for name, detections in detections_by_variant.items():
         if len(detections) != len(samples):
@@ -134,8 +134,8 @@ def _row_from_dict(row: dict[str, Any], folder: Path, classes: int) -> PictureRo
 def hits(annotations: Annotations, detections: Detections, iou_threshold: float = 0.5) -> NDArray[np.int64]:
     """`[N]` for each detection: the object that it found, -1 for none, -2 where it is neither right nor wrong.
 
-    As in VOC's evaluation: best score first, each with the object of its class that it overlaps most; a second detection of
-    an object is wrong; one of a difficult object does not count. A choice of score does not change the others' results.
+    As in VOC's evaluation: best score first, each with the object of its class that it overlaps most; a second
+    detection of an object is wrong; one of a difficult object does not count. A choice of score changes no result.
     """
     found = np.full(len(detections), -1, np.int64)
     overlaps = iou(detections.boxes_xyxy, annotations.boxes_xyxy)  # [N, M]

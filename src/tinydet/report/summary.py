@@ -1,8 +1,8 @@
 """What a run found: the contents of its `summary.json`, from which every table, plot and page is made.
 
-Accuracies (`metrics`, `per_class`, and the paper's beside them) are fractions of 1; tables show them times 100, as papers
-do. Means and spreads over seeds are computed here. They are also written into the file, for people who read it with other
-tools, and are computed anew when it is read.
+Accuracies (`metrics`, `per_class`, and the paper's beside them) are fractions of 1; tables show them times 100, as
+papers do. Means and spreads over seeds are computed here. They are also written into the file, for people who read it
+with other tools, and are computed anew when it is read.
 """
 
 from __future__ import annotations
@@ -327,7 +327,7 @@ def summary_from_dict(value: Any, source: str = "summary") -> RunSummary:
     if version != FORMAT_VERSION:
         raise InputError(f"{source}: format_version {version!r}, this tinydet reads {FORMAT_VERSION}")
     plain = {name: entry for name, entry in value.items() if name != "format_version"}
-    if isinstance(plain.get("variants"), list):
+    if isinstance(plain.get("variants"), (list, tuple)):
         plain["variants"] = [_without_derived(entry) for entry in plain["variants"]]
     return from_plain(RunSummary, plain, source)
 

@@ -1,7 +1,7 @@
 """Small line charts, scatters, histograms and dot plots as inline SVG.
 
-Colours come from the page's style sheet (`.c0` to `.c7` set `--c`), so that a chart follows the light or dark scheme. Charts
-are drawn narrow, so that one fills a phone's width at its own size and several stand side by side on a desktop.
+Colours come from the page's style sheet (`.c0` to `.c7` set `--c`), so that a chart follows the light or dark scheme.
+Charts are drawn narrow, so that one fills a phone's width at its own size and several stand side by side on a desktop.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _even_ticks(low: float, high: float, most: int) -> list[float]:
     unit = 10 ** math.floor(math.log10(raw))
     step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= raw * 0.75)
     first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _log_ticks(low: float, high: float, most: int) -> list[float]:

@@ -20,17 +20,18 @@ class TextTable:
     paper_columns: frozenset[int] = frozenset()
 
 
-def results_table(summary: RunSummary) -> TextTable:
+def results_table(summary: RunSummary, seeds: bool = True) -> TextTable:
     """One row a variant: accuracy as mean and spread over seeds with the paper's beside it, then sizes and times.
 
-    Columns of which nothing is known are left out.
+    Columns of which nothing is known are left out; that of the number of seeds, if not asked for.
     """
     columns: list[tuple[str, list[str], bool]] = []
     variants = summary.variants
     for metric in summary.metric_names:
         columns.append((metric, [formats.percent(v.mean(metric), v.spread(metric)) for v in variants], False))
         columns.append((f"{metric}, paper", [formats.percent(v.paper.get(metric)) for v in variants], True))
-    columns.append(("seeds", [str(len(v.seeds)) if v.seeds else formats.MISSING for v in variants], False))
+    if seeds:
+        columns.append(("seeds", [str(len(v.seeds)) if v.seeds else formats.MISSING for v in variants], False))
     for name, field, show in (
         ("parameters", "parameters", formats.count),
         ("multiply-adds", "multiply_adds", formats.count),

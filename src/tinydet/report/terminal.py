@@ -22,7 +22,7 @@ def print_summary(summary: RunSummary, console: Console | None = None) -> None:
     for name, text in asked_lines(summary):
         if name in _PRINTED:
             console.print(Text.assemble((f"{name}: ", "dim"), text))
-    console.print(_rich_table(results_table(summary)))
+    console.print(_rich_table(results_table(summary, seeds=False)))
     classes = class_table(summary)
     if 1 < len(classes.rows) <= 20:
         console.print(_rich_table(classes))
@@ -32,7 +32,7 @@ def print_summary(summary: RunSummary, console: Console | None = None) -> None:
 
 def _rich_table(table: TextTable) -> Table:
     """Texts are never read as markup: names come from data sets."""
-    rich_table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    rich_table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, name in enumerate(table.header):
         is_paper = index in table.paper_columns
         heading = Text(name.replace("multiply-adds", "multiply-\nadds") if index else name)
