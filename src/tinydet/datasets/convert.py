@@ -99,8 +99,8 @@ def _check_out(folder: Path, samples: Sequence[Sample], name: str, overwrite: bo
         raise InputError(f"{folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise InputError(f"{folder} is not empty; give another folder, or --force to replace it")
-    inside = next((s.image for s in samples if isinstance(s.image, Path) and s.image.is_relative_to(folder)), None)
-    if inside is not None:
+    files = (Path(os.path.abspath(sample.image)) for sample in samples if isinstance(sample.image, Path))
+    if (inside := next((file for file in files if file.is_relative_to(folder)), None)) is not None:
         raise InputError(f"{folder} holds the data set's own images ({inside}); give another folder")
 
 

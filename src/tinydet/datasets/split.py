@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -113,6 +114,8 @@ def write_splits(dataset: Dataset, source: Source, names: Sequence[str], overwri
         raise InputError(
             f"{blocking[0]} exists; give --force to put it aside as {blocking[0].name}.old, or --out FOLDER"
         )
+    for locked in filter(None, (_locked_folder(path.parent) for path in contents)):
+        raise InputError(f"{locked} is marked read-only; give --out FOLDER to write a copy of the set with its splits")
     try:
         for path in present:
             os.replace(path, path.with_name(path.name + ".old"))
@@ -121,6 +124,12 @@ def write_splits(dataset: Dataset, source: Source, names: Sequence[str], overwri
     except OSError as error:
         raise InputError(f"{source.root}: cannot be written to ({error.strerror}); give --out FOLDER") from error
     return list(contents)
+
+
+def _locked_folder(folder: Path) -> Path | None:
+    """The folder that would be written into, if nobody may by its mode, which the superuser's writing passes over."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return None if there.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) else there
 
 
 def _voc_lists(root: voc.VocRoot, splits: Mapping[str, Sequence[Sample]]) -> dict[Path, str]:

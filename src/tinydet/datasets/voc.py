@@ -177,7 +177,7 @@ def _class_names(
         return VOC_CLASSES
     listed = roots[0].folder / CLASSES_FILE
     if listed.is_file():
-        names = tuple(line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
+        names = tuple(line.strip() for line in listed.read_text("utf-8", "replace").splitlines() if line.strip())
         if found <= set(names) and len(set(names)) == len(names):  # else it is another tool's, or out of date
             return names
     return tuple(sorted(found))

@@ -168,7 +168,7 @@ def source_from_folder(path: Path, names: Sequence[str], file: Path) -> YoloSour
 
 def read_class_file(file: Path) -> tuple[str, ...]:
     """The class names in a text file, one a line."""
-    names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    names = tuple(line.strip() for line in file.read_text("utf-8", "replace").splitlines() if line.strip())
     if not names or len(set(names)) != len(names):
         raise InputError(f"{file}: expected a class name a line, each once; found {', '.join(names) or 'nothing'}")
     return names
@@ -239,7 +239,9 @@ def _list_place(place: Path, source: YoloSource, log: FaultLog) -> list[_Listed]
         if not name:
             continue
         image = _listed_image(name, place, source)
-        if image in found:
+        if not image.is_file():
+            log.add(MISSING_IMAGE, place, f"there is no image {image}", number)
+        elif image in found:
             message = f"image {name!r} is listed again; first in line {found[image].line}"
             log.add(DUPLICATE_ID, place, message, number)
         else:
@@ -284,6 +286,7 @@ def _add_line(
 ) -> None:
     try:
         first, *values = (float(value) for value in line.split())
+        # A polygon has at least three corners; a box has four values.
         if not first.is_integer() or not (len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0)):
             raise ValueError
     except ValueError:
@@ -305,7 +308,8 @@ def _add_line(
         x1, y1, x2, y2 = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
     else:  # a polygon, of which the box is taken
         x1, y1, x2, y2 = min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
-    objects.add((x1 * width, y1 * height, x2 * width, y2 * height), label, path, number)
+    corners = x1 * width, y1 * height, x2 * width, y2 * height
+    objects.add([round(value, 5) for value in corners], label, path, number)  # whole pixels come back whole
 
 
 def label_text(annotations: Annotations, size_hw: tuple[int, int]) -> str:
