@@ -9,7 +9,7 @@ from tinydet.errors import InputError
 from tinydet.evaluation.coco_results import read_coco_results, write_coco_results
 from tinydet.evaluation.detection_rows import DetectionFile
 from tinydet.evaluation.results import Protocol
-from tinydet.evaluation.voc_results import find_class_files, read_voc_results, write_voc_results
+from tinydet.evaluation.voc_results import class_of, find_class_files, read_voc_results, write_voc_results
 from tinydet.evaluation.wider_results import read_wider_detections, write_wider_detections
 from tinydet.records import Detections
 
@@ -40,7 +40,7 @@ def read_detections(
     if path.is_file():
         if path.suffix.lower() == ".json":
             return read_coco_results(path, classes, image_ids, category_labels)
-        if path in find_class_files(path.parent).values():
+        if class_of(path) is not None:
             return read_voc_results(path, classes, image_ids)
     elif find_class_files(path):
         return read_voc_results(path, classes, image_ids)

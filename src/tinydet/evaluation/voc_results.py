@@ -20,6 +20,12 @@ _NAME = re.compile(r"comp\d.*?_det_[^_]+_(?P<name>.+)\.txt")
 _LINE = "image_id score xmin ymin xmax ymax"
 
 
+def class_of(path: Path) -> str | None:
+    """The class of a results file, by its name; None where it is not one."""
+    match = _NAME.fullmatch(path.name)
+    return match["name"] if match else None
+
+
 def find_class_files(folder: Path) -> dict[str, Path]:
     """The results files of a folder, by class.
 
@@ -28,13 +34,11 @@ def find_class_files(folder: Path) -> dict[str, Path]:
     """
     files: dict[str, Path] = {}
     for path in sorted(folder.glob("comp*_det_*.txt")):
-        if (match := _NAME.fullmatch(path.name)) is None:
+        if (name := class_of(path)) is None:
             continue
-        if match["name"] in files:
-            raise InputError(
-                f"{path}: class {match['name']!r} also has {files[match['name']].name}; keep the files of one set only"
-            )
-        files[match["name"]] = path
+        if name in files:
+            raise InputError(f"{path}: class {name!r} also has {files[name].name}; keep the files of one set only")
+        files[name] = path
     return files
 
 
@@ -44,9 +48,11 @@ def read_voc_results(path: Path, classes: Sequence[str], image_ids: Iterable[str
     Raises:
         InputError: there is none, a class is unknown, or a line is wrong; the message has the line.
     """
-    files = find_class_files(path.parent if path.is_file() else path)
     if path.is_file():
-        files = {name: file for name, file in files.items() if file == path}
+        name = class_of(path)
+        files = {} if name is None else {name: path}
+    else:
+        files = find_class_files(path)
     if not files:
         raise InputError(f"{path}: no results file comp4_det_<set>_<class>.txt")
     collector = RowCollector(path, image_ids)

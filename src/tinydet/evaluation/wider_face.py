@@ -82,9 +82,9 @@ def read_ground_truth(folder: Path) -> dict[str, WiderFaces]:
             counted[subset] = np.zeros(len(corners), bool)
             numbers = lists.get(name, np.zeros(0)).reshape(-1).astype(np.int64)  # from 1
             if numbers.size and not (numbers.min() > 0 and numbers.max() <= len(corners)):
-                where = f"{folder / subset_file(subset)}: gt_list of {name}"
                 raise InputError(
-                    f"{where}: numbers its faces {numbers.min()} to {numbers.max()}, but there are {len(corners)}; fetch the file again"
+                    f"{folder / subset_file(subset)}: gt_list of {name} numbers its faces {numbers.min()} to "
+                    f"{numbers.max()}, but there are {len(corners)}; fetch the file again"
                 )
             counted[subset][numbers - 1] = True
         faces[name] = WiderFaces(corners, counted)
