@@ -81,6 +81,28 @@ def test_published_face_detections(tmp_path, tinydet, shared):
     assert time.process_time() - start < 20
 
 
+def test_coco_set_with_its_own_category_numbers(tmp_path, tinydet):
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg")
+    boxes = {7: [1.5, 2, 20, 30], 90: [30, 5, 12, 12]}
+    truth = {
+        "images": [{"id": 42, "file_name": "a.jpg", "width": 64, "height": 48}],
+        "categories": [{"id": 90, "name": "dog"}, {"id": 7, "name": "cat"}],
+        "annotations": [
+            {"id": number, "image_id": 42, "category_id": number, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for number, box in boxes.items()
+        ],
+    }
+    found = [{"image_id": 42, "category_id": n, "bbox": box, "score": 0.5} for n, box in boxes.items()]
+    found.append({"image_id": 43, "category_id": 7, "bbox": [0, 0, 1, 1], "score": 0.5})
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    words = ("--data", tmp_path / "truth.json", "--protocol", "coco", "--json", tmp_path / "score.json")
+    code, _, err = tinydet("score", "--detections", tmp_path / "found.json", *words)
+    assert code == 0, err
+    assert "warning: 1 detections of 1 images that are not in the data" in err
+    assert json.loads((tmp_path / "score.json").read_text())["per_class"] == pytest.approx({"cat": 1, "dog": 1})
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -13,4 +13,6 @@ def track(items: Iterable[T], total: int, doing: str) -> Iterable[T]:
     from rich.console import Console
     from rich.progress import track as bar
 
-    return bar(items, total=total, description=doing, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    hidden = not console.is_terminal  # in a log file it is noise
+    return bar(items, total=total, description=doing, console=console, transient=True, disable=hidden)
