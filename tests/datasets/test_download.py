@@ -259,9 +259,8 @@ def test_a_mirror_from_the_command_line(server, tmp_path, voc_root, tinydet, mon
         archive.add(voc_root, "VOCdevkit/VOC2012")
     server.files["/mirror/VOCtrainval_11-May-2012.tar"] = content.getvalue()
     real = download.SOURCES["voc2012"][0].url
-    status, _, error = tinydet(
-        "data", "download", "voc2012", "--out", tmp_path / "got", "--url", f"{server.url}/mirror/"
-    )
+    arguments = ("data", "download", "voc2012", "--out", tmp_path / "got", "--url", f"{server.url}/mirror/")
+    status, _, error = tinydet(*arguments)
     assert status == 1
     assert "wrong checksum" in error  # ours is not the real one
     md5 = hashlib.md5(content.getvalue()).hexdigest()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tinydet.cli import app
+from tinydet.cli.progress import track
 from tinydet.errors import InputError
 
 if TYPE_CHECKING:
     from tinydet.records import Dataset
-
-T = TypeVar("T")
 
 data_app = typer.Typer(
     help="Look at a data set before training: check, stats, split, convert, download.", no_args_is_help=True
@@ -30,19 +28,11 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 Link = Annotated[bool, typer.Option("--link", help="Hard-link the images instead of copying them.")]
 
 
-def _track(items: Iterable[T], total: int, doing: str) -> Iterable[T]:
-    """A progress bar with the time left, on stderr."""
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, total=total, description=doing, console=Console(stderr=True), transient=True)
-
-
 def _open(path: str, classes: str | None = None) -> Dataset:
     from tinydet.datasets import open_dataset
 
     names = [name.strip() for name in classes.split(",") if name.strip()] if classes is not None else None
-    return open_dataset(path, names, _track)
+    return open_dataset(path, names, track)
 
 
 def _write_json(path: Path | None, value: Any) -> None:
@@ -72,7 +62,7 @@ def check(path: DataPath, classes: Classes = None, json_file: JsonFile = None) -
     from tinydet.datasets.faults import counts_by_kind, in_words
 
     dataset = _open(path, classes)
-    faults = check_dataset(dataset, _track)
+    faults = check_dataset(dataset, track)
     for fault in faults:
         typer.echo(str(fault))
     splits = {name: len(samples) for name, samples in dataset.splits.items()}
@@ -155,7 +145,7 @@ def split(
     divided = split_dataset(dataset, parts, seed, new, of)
     if out is not None:
         same = "voc" if is_digits(path) or (found := find_source(path).layout) == "wider" else found
-        convert_dataset(divided, layout or same, out, link=link, overwrite=force, track=_track)  # type: ignore[arg-type]
+        convert_dataset(divided, layout or same, out, link=link, overwrite=force, track=track)  # type: ignore[arg-type]
         written = [out]
     elif is_digits(path):
         raise InputError("the built-in set has no files to put splits beside; give --out FOLDER")
@@ -195,7 +185,7 @@ def convert(
 
     dataset = _open(path, classes)
     _note_faults(dataset)
-    done = convert_dataset(dataset, layout, out, link=link, overwrite=force, track=_track)  # type: ignore[arg-type]
+    done = convert_dataset(dataset, layout, out, link=link, overwrite=force, track=track)  # type: ignore[arg-type]
     for flag, count in done.lost.items():
         typer.echo(
             f"warning: {layout} has no place for {flag} flags: {count} are not written (their boxes are)", err=True
