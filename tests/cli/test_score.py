@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tinydet.cli import main
 from tinydet.datasets import open_dataset
