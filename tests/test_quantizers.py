@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from tinydet.quantizers import PowerOfTwoQuantizerConfig, Quantizer, UniformQuan
 
 def by_definition(x: float, codes: list[float]) -> float:
     """Eq. 1 read aloud: b where (a + b) / 2 < x <= (b + c) / 2; the first code takes all below."""
-    for b, c in zip(codes, codes[1:]):
+    for b, c in pairwise(codes):
         if x <= (b + c) / 2:
             return b
     return codes[-1]
@@ -33,7 +34,7 @@ def test_codes_are_those_of_the_definition(config, codes):
 @pytest.mark.parametrize(("config", "codes"), CASES)
 def test_a_midpoint_goes_down_and_what_is_just_above_goes_up(config, codes):
     quantizer = Quantizer(config)
-    for lower, upper in zip(codes[:9], codes[1:10]):
+    for lower, upper in pairwise(codes[:10]):
         midpoint = torch.tensor((lower + upper) / 2)
         assert quantizer(midpoint).item() == lower
         assert quantizer(torch.nextafter(midpoint, torch.tensor(math.inf))).item() == upper

@@ -10,7 +10,12 @@ from torchvision.models.detection.image_list import ImageList
 from tinydet.backbones import MobileNetConfig, ResNetConfig, VGGConfig
 from tinydet.data.batch import Batch, Target
 from tinydet.detectors import FasterRCNN, FasterRCNNConfig
-from tinydet.detectors.anchors import FASTER_RCNN_ANCHORS, QUANTIZATION_MIMIC_RESNET_ANCHORS, anchors_of_map, cell_anchors
+from tinydet.detectors.anchors import (
+    FASTER_RCNN_ANCHORS,
+    QUANTIZATION_MIMIC_RESNET_ANCHORS,
+    anchors_of_map,
+    cell_anchors,
+)
 from tinydet.detectors.box_coding import decode, encode
 from tinydet.detectors.matching import BACKGROUND, UNDECIDED, MatchConfig, match
 from tinydet.detectors.regions import RegionConfig

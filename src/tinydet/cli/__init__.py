@@ -25,8 +25,15 @@ app = typer.Typer(
 
 def _register_verbs() -> None:
     """Importing a verb module adds its verbs to `app`, in the order that `--help` shows them."""
-    from tinydet.cli import data, packed, report  # noqa: F401
-    from tinydet.cli import score  # noqa: F401
+    from tinydet.cli import (  # noqa: F401  # noqa: F401
+        complexity,
+        data,
+        packed,
+        report,
+        run,
+        score,
+        train,
+    )
 
 
 def main() -> None:

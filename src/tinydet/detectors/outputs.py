@@ -1,7 +1,7 @@
 """What every detector returns. Whatever is to be mimicked, distilled or exported is a field here, never a hook.
 
 A detector is an `nn.Module` with
-    `detector(batch) -> DetectorOutputs`, the network alone; with `training` on, two-stage detectors also sample regions,
+    `detector(batch) -> DetectorOutputs`, the network; with `training` on, two-stage detectors also sample regions,
     `detector.criterion(outputs, batch.targets) -> dict[str, Tensor]`, the losses by name, and
     `detector.postprocess(outputs) -> list[DetectedTensors]`, boxes in the pixels of the resized image,
 and with `config`, `blocks()` and `feature_shapes` as `Detector` says.

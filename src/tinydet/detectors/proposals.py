@@ -50,7 +50,9 @@ class ProposalNetwork(nn.Module):
         self.config, self.strides = config, strides
         self.head = RPNHead(channels, config.anchors.per_cell)
         for level, sides in enumerate(config.anchors.sides):
-            self.register_buffer(f"cells_{level}", cell_anchors(sides, config.anchors.ratios, config.anchors.rounded), persistent=False)
+            self.register_buffer(
+                f"cells_{level}", cell_anchors(sides, config.anchors.ratios, config.anchors.rounded), persistent=False
+            )
 
     def forward(self, features: tuple[Tensor, ...]) -> tuple[DensePredictions, list[int]]:
         """Predictions at every anchor of `[B, C, H_l, W_l]` maps, and the number of anchors of each map."""
@@ -114,7 +116,7 @@ def _best_of_each_level(scores: Tensor, level_sizes: list[int], count: int) -> T
 def proposal_losses(dense: DensePredictions, targets: tuple[Target, ...], config: ProposalConfig) -> dict[str, Tensor]:
     """Binary cross-entropy and smooth L1 over the sampled anchors (Ren et al. 2015, Eq. 1).
 
-    The mean over each image's anchors, then over images, so that it does not matter how images are spread over processes.
+    The mean over each image's anchors, then over images: it does not matter how images are spread over processes.
     """
     class_losses, box_losses = [], []
     for logits, deltas, target in zip(dense.logits, dense.deltas, targets):

@@ -73,7 +73,7 @@ def from_detectron2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_torchvision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The names and layout of `fasterrcnn_resnet50_fpn` to this package's: box offsets of the background are dropped."""
+    """The names and layout of `fasterrcnn_resnet50_fpn` to this package's, without box offsets of the background."""
     renamed = {}
     for name, value in weights.items():
         new = _torchvision_name(name)
@@ -182,9 +182,7 @@ def _unpickled_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     if not isinstance(model, dict):
         raise InputError(f"{path}: expected a dictionary of weights, found {type(content).__name__}")
     arrays = {
-        str(name): value
-        for name, value in model.items()
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu"
+        str(name): value for name, value in model.items() if isinstance(value, np.ndarray) and value.dtype.kind in "fiu"
     }
     if not arrays:
         raise InputError(f"{path}: holds no weights")

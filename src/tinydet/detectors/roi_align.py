@@ -1,8 +1,8 @@
 """RoIAlign (He et al. 2017), with a backward pass that is fast on a CPU.
 
 With a fixed number of samples a bin, RoIAlign is separable: bilinear interpolation along y times bilinear interpolation
-along x. So the features of a region are `A_y F A_x^T`, two small matrix products, and the backward is two more. The values
-are torchvision's; a tiny student's training step is two to three times faster with it.
+along x. So the features of a region are `A_y F A_x^T`, two small matrix products, and the backward is two more. The
+values are torchvision's; a tiny student's training step is two to three times faster with it.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     L_m = 1 / (2 N) * sum over N regions i of || Q(f_t^i) - Q(r(f_s^i)) ||^2
 
-f^i are the features of region i, pooled from the teacher's and the student's maps; r is a 1x1 convolution to the teacher's
-channels. (Pooling both to the same bins makes up for different strides.) Q is each side's own quantizer, or nothing: the
-two switches of the paper's Tables 4 to 8 are the two detectors' configurations.
+f^i are the features of region i, pooled from the teacher's and the student's maps; r is a 1x1 convolution to the
+teacher's channels. (Pooling both to the same bins makes up for different strides.) Q is each side's own quantizer, or
+nothing: the two switches of the paper's Tables 4 to 8 are the two detectors' configurations.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class MimicConfig:
         regions: N, counted for each image; 128 for Faster R-CNN, 2000 for R-FCN (section 3.5).
         region_source: whose proposals the regions are.
         output_size: bins along each side of a pooled region.
-        per_entry: divide each region's squared distance by its number of entries, as Li et al. 2017 (Eq. 2) do with m_i.
-            Off, the loss is Eq. 5 as written, whose size grows with the teacher's channels.
+        per_entry: divide each region's squared distance by its number of entries, as Li et al. 2017 (Eq. 2) do with
+            m_i. Off, the loss is Eq. 5 as written, whose size grows with the teacher's channels.
     """
 
     weight: float = 1.0

@@ -1,0 +1,117 @@
+"""A detector in a few words, as a person chooses it, and the whole configuration that these words stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tinydet.backbones import BackboneConfig, MobileNetConfig, ResNetConfig, VGGConfig
+from tinydet.backbones.normalization import Normalization
+from tinydet.detectors import DetectorConfig, FasterRCNNConfig, FasterRCNNFPNConfig, RFCNConfig
+from tinydet.detectors.anchors import AnchorConfig
+from tinydet.detectors.proposals import ProposalConfig
+from tinydet.detectors.regions import RegionConfig
+from tinydet.errors import InputError
+from tinydet.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from tinydet.quantizers import QuantizerConfig
+
+DetectorKind = Literal["faster_rcnn", "faster_rcnn_fpn", "rfcn"]
+BackboneKind = Literal["resnet18", "resnet50", "vgg16", "mobilenet_v1"]
+
+_USUAL_SHORTER_SIDE = 600  # the size at which the papers give their anchors
+
+
+@dataclass(frozen=True)
+class DetectorChoice:
+    """What a person says about a detector; None means the usual.
+
+    Attributes:
+        width: n of a `-1-n` network; below 1 widens.
+        shorter_side: of the resized images. Default anchors are scaled with it.
+        gray: one input channel instead of three.
+        anchor_sides, anchor_ratios: in pixels of the resized image; height divided by width.
+    """
+
+    detector: DetectorKind = "faster_rcnn"
+    backbone: BackboneKind = "resnet18"
+    width: float = 1.0
+    shorter_side: int = _USUAL_SHORTER_SIDE
+    gray: bool = False
+    normalization: Normalization = "batch"
+    anchor_sides: tuple[float, ...] | None = None
+    anchor_ratios: tuple[float, ...] | None = None
+    quantizer: QuantizerConfig | None = None
+    class_agnostic_boxes: bool = False
+
+
+def detector_config(choice: DetectorChoice, classes: tuple[str, ...]) -> DetectorConfig:
+    """The configuration of a chosen detector.
+
+    Raises:
+        InputError: the choices do not go together.
+    """
+    preprocessing = _preprocessing(choice)
+    match choice.detector:
+        case "faster_rcnn":
+            return FasterRCNNConfig(
+                classes,
+                backbone_config(choice),
+                preprocessing,
+                ProposalConfig(_anchors(choice, (128.0, 256.0, 512.0), (0.5, 1.0, 2.0))),
+                RegionConfig(class_agnostic_boxes=choice.class_agnostic_boxes),
+                choice.quantizer,
+            )
+        case "rfcn":
+            base = RFCNConfig(classes)
+            return replace(
+                base,
+                backbone=backbone_config(choice),
+                preprocessing=preprocessing,
+                proposals=replace(base.proposals, anchors=_anchors(choice, (64.0, 128.0, 256.0, 512.0), (1.0,))),
+                quantizer=choice.quantizer,
+            )
+        case "faster_rcnn_fpn":
+            if not isinstance(config := backbone_config(choice), ResNetConfig):
+                raise InputError(
+                    f"a feature pyramid stands on a ResNet, not on {choice.backbone}: use resnet18 or resnet50"
+                )
+            base_fpn = FasterRCNNFPNConfig(classes)
+            sides = choice.anchor_sides or tuple(
+                s * choice.shorter_side / 800 for s in (32.0, 64.0, 128.0, 256.0, 512.0)
+            )
+            if len(sides) != 5:
+                raise InputError(f"a feature pyramid takes 5 anchor sides, one a level, not {len(sides)}")
+            anchors = AnchorConfig(tuple((s,) for s in sides), choice.anchor_ratios or (0.5, 1.0, 2.0))
+            return replace(
+                base_fpn,
+                backbone=config,
+                preprocessing=replace(preprocessing, size_divisor=32),
+                proposals=replace(base_fpn.proposals, anchors=anchors),
+                quantizer=choice.quantizer,
+            )
+
+
+def backbone_config(choice: DetectorChoice) -> BackboneConfig:
+    match choice.backbone:
+        case "resnet18":
+            return ResNetConfig(18, choice.width, choice.normalization)
+        case "resnet50":
+            return ResNetConfig(50, choice.width, choice.normalization)
+        case "vgg16":
+            return VGGConfig(choice.width, choice.normalization)
+        case "mobilenet_v1":
+            return MobileNetConfig(choice.width, choice.normalization)
+
+
+def _anchors(choice: DetectorChoice, usual_sides: tuple[float, ...], usual_ratios: tuple[float, ...]) -> AnchorConfig:
+    scale = choice.shorter_side / _USUAL_SHORTER_SIDE
+    sides = choice.anchor_sides or tuple(round(side * scale, 1) for side in usual_sides)
+    return AnchorConfig((sides,), choice.anchor_ratios or usual_ratios)
+
+
+def _preprocessing(choice: DetectorChoice) -> Preprocessing:
+    longer_side = round(choice.shorter_side * 5 / 3)  # 1000 at 600
+    if choice.gray:
+        mean, std = sum(IMAGENET_MEAN) / 3, sum(IMAGENET_STD) / 3
+        return Preprocessing(choice.shorter_side, longer_side, channels="gray", mean=(mean,), std=(std,))
+    return Preprocessing(choice.shorter_side, longer_side)

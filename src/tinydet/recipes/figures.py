@@ -1,0 +1,62 @@
+"""The columns of a table beside accuracy: parameters, multiply-adds, bytes of the shipped file, milliseconds."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tinydet.complexity import measure_complexity
+from tinydet.export import export_detector
+from tinydet.records import Sample
+from tinydet.report.summary import BlockFigures
+from tinydet.runtime import Detector
+from tinydet.training.checkpoint import load_checkpoint
+
+_PROOF_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class VariantFigures:
+    """Attributes:
+    input_hw: of the network's input for the first test image, for which multiply-adds are counted.
+    bytes_on_disk: of the packed file.
+    latency_ms: median of one image from its pixels to boxes, packed file, one thread; None where it was not asked for.
+    """
+
+    parameters: int
+    multiply_adds: int
+    input_hw: tuple[int, int]
+    bytes_on_disk: int
+    latency_ms: float | None
+    blocks: dict[str, BlockFigures] = field(default_factory=dict)
+
+
+def variant_figures(folder: Path, samples: Sequence[Sample], latency_images: int, packed: Path) -> VariantFigures:
+    """Measure a checkpoint; its packed file, proved to detect the same, is written to `packed`."""
+    detector, info = load_checkpoint(folder)
+    input_hw = detector.config.preprocessing.resized_hw(samples[0].size_hw)
+    complexity = measure_complexity(detector, input_hw)
+    pictures = [sample.open_image() for sample in samples[: max(_PROOF_IMAGES, latency_images)]]
+    export_detector(detector, packed, "packed", samples=pictures[:_PROOF_IMAGES], metrics=info.metrics, run=info.extra)
+    return VariantFigures(
+        complexity.parameters,
+        complexity.multiply_adds,
+        input_hw,
+        packed.stat().st_size,
+        _latency_ms(packed, pictures[:latency_images]) if latency_images else None,
+        {name: BlockFigures(block.parameters, block.multiply_adds) for name, block in complexity.blocks.items()},
+    )
+
+
+def _latency_ms(packed: Path, pictures: Sequence[object]) -> float:
+    detector = Detector(packed, engine="onnxruntime", threads=1)
+    detector(pictures[0])
+    times = []
+    for picture in pictures:
+        start = time.perf_counter()
+        detector(picture)
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times)

@@ -1,0 +1,90 @@
+"""What a recipe is, and what a person may set about one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinydet.detectors.choice import BackboneKind
+from tinydet.errors import InputError
+from tinydet.report.summary import PaperTable, RunSummary
+from tinydet.training.engine import DeviceChoice
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """What the command line passes to a recipe; None means the recipe's own choice.
+
+    Attributes:
+        data: path of a data set, or `digits`.
+        out: the run's folder; a run that was interrupted goes on from what lies there.
+        seeds: one student of each variant a seed; the teacher is trained once, with the first.
+        budget: scales the paper's number of iterations; 1 is the whole schedule.
+        teacher_width, student_width: n of the `-1-n` networks.
+        shorter_side: of the resized images, in pixels.
+        anchor_sides, anchor_ratios: in pixels of the resized image; height divided by width.
+        teacher: checkpoint of a teacher that is already trained.
+        teacher_weights, student_weights: backbone weights to start from, such as ImageNet's or those of `pretrain`.
+        learning_rate: the paper's 0.001 from pretrained weights; from scratch ten times that.
+        latency_images: images timed for the milliseconds column; 0 leaves it out.
+    """
+
+    data: str
+    out: Path
+    seeds: tuple[int, ...] = (0,)
+    budget: float = 1.0
+    train_split: str | None = None
+    test_split: str | None = None
+    backbone: BackboneKind | None = None
+    teacher_width: float | None = None
+    student_width: float | None = None
+    shorter_side: int | None = None
+    anchor_sides: tuple[float, ...] | None = None
+    anchor_ratios: tuple[float, ...] | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    teacher: Path | None = None
+    teacher_weights: Path | None = None
+    student_weights: Path | None = None
+    regions: int | None = None
+    quantizer_stride: float = 1.0
+    device: DeviceChoice = "auto"
+    latency_images: int = 20
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        if self.budget <= 0:
+            raise InputError(f"budget {self.budget}: expected a number above 0; 1 is the paper's whole schedule")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise InputError(f"seeds {self.seeds}: expected at least one, each once")
+        for name in ("teacher_width", "student_width", "shorter_side", "batch_size", "learning_rate", "regions"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"{name.replace('_', ' ')} {value}: expected a number above 0")
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One number of a paper, as `recipes` lists it."""
+
+    row: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A table of a paper that one command makes.
+
+    Attributes:
+        name: `module.table`, what `tinydet run` takes.
+        cost: what it takes, in words: at the whole budget, and at a small one.
+        rows: the paper's numbers.
+    """
+
+    name: str
+    title: str
+    paper: PaperTable | None
+    cost: str
+    rows: tuple[PaperRow, ...]
+    run: Callable[[RecipeOptions], RunSummary]
