@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from tinydet.config import to_plain
 from tinydet.data.batch import Batch, Target
 from tinydet.data.order import Place, global_batch, share_of
-from tinydet.data.transforms import AugmentConfig, View, draw_view, render_view, resized_pixels
+from tinydet.data.ssd_augment import SSDAugmentConfig
+from tinydet.data.transforms import Augment, AugmentConfig, View, draw_view, render_view, resized_pixels
 from tinydet.errors import InputError
 from tinydet.preprocessing import Preprocessing
 from tinydet.records import Sample
@@ -45,7 +46,7 @@ class Loader:
         samples: Sequence[Sample],
         preprocessing: Preprocessing,
         batch_size: int,
-        augment: AugmentConfig,
+        augment: Augment,
         seed: int,
         cache_bytes: int,
         workers: int,
@@ -54,6 +55,8 @@ class Loader:
             raise InputError("there is no sample to train on")
         if batch_size < 1 or seed < 0:
             raise InputError(f"batch size {batch_size} must be at least 1, seed {seed} at least 0")
+        if isinstance(augment, SSDAugmentConfig) and preprocessing.fixed_size_hw is None:
+            raise InputError("SSD's augmentation makes images of one size: set the preprocessing's fixed_size_hw")
         self.samples, self.preprocessing, self.augment = tuple(samples), preprocessing, augment
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.skipped: dict[str, str] = {}
@@ -121,7 +124,7 @@ class Loader:
                 self._skip(index, error)
                 continue
             sample = self.samples[index]
-            view_pixels, target = render_view(pixels, original_hw, sample.annotations, view)
+            view_pixels, target = render_view(pixels, original_hw, sample.annotations, view, self.preprocessing)
             return Rendered(sample.image_id, view.name(sample.image_id), view_pixels, original_hw, target)
         first = next(iter(self.skipped.values()))
         raise InputError(f"none of the {len(self.samples)} samples can be read; the first: {first}")
@@ -198,7 +201,7 @@ def make_loader(
     samples: Sequence[Sample],
     preprocessing: Preprocessing,
     batch_size: int,
-    augment: AugmentConfig | None = None,
+    augment: Augment | None = None,
     seed: int = 0,
     *,
     cache_bytes: int = 2**29,

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from tinydet import boxes
 from tinydet.data.batch import Target
+from tinydet.data.ssd_augment import SSDAugmentConfig, boxes_in_ssd_view, draw_ssd_view, show_ssd_view
 from tinydet.preprocessing import Preprocessing
 from tinydet.records import Annotations, Sample
 
@@ -45,6 +47,16 @@ class AugmentConfig:
 
 NO_AUGMENTATION = AugmentConfig(flip_probability=0.0)
 
+Augment = AugmentConfig | SSDAugmentConfig
+
+
+@dataclass(frozen=True)
+class SSDDraw:
+    """What SSD's augmentation of one sample is drawn from, once its objects are known."""
+
+    config: SSDAugmentConfig
+    entropy: tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class View:
@@ -52,15 +64,21 @@ class View:
 
     shorter_side: int | None = None
     flipped: bool = False
+    ssd: SSDDraw | None = None
 
     def name(self, image_id: str) -> str:
         """The same text for the same pixels."""
+        if self.ssd is not None:
+            return f"{image_id}|ssd|{'|'.join(map(str, self.ssd.entropy))}"
         return f"{image_id}|{self.shorter_side or 'as-configured'}|{'flipped' if self.flipped else 'upright'}"
 
 
-def draw_view(config: AugmentConfig, seed: int, epoch: int, index: int) -> View:
+def draw_view(config: Augment, seed: int, epoch: int, index: int) -> View:
     """The view of sample `index` in `epoch`: a pure function of its arguments."""
-    random = np.random.default_rng([seed, epoch, 1, index])  # the 1 sets it apart from the epoch's permutation
+    entropy = (seed, epoch, 1, index)  # the 1 sets it apart from the epoch's permutation
+    if isinstance(config, SSDAugmentConfig):
+        return View(ssd=SSDDraw(config, entropy))
+    random = np.random.default_rng(entropy)
     side = int(random.choice(config.shorter_sides)) if config.shorter_sides else None
     return View(side, bool(random.random() < config.flip_probability))
 
@@ -70,27 +88,59 @@ def resized_pixels(
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """The sample's image at the view's size, not flipped yet: `[H, W, C]` uint8, and its height and width before.
 
+    For SSD's augmentation it is the whole image in RGB, since what is cut out of it is resized afterwards.
+
     Raises:
         InputError: the image cannot be read.
     """
     image = sample.open_image()
+    if view.ssd is not None:
+        return np.asarray(image), (image.height, image.width)
     return np.ascontiguousarray(preprocessing(image, view.shorter_side)), (image.height, image.width)
 
 
 def render_view(
-    pixels: NDArray[np.uint8], original_hw: tuple[int, int], annotations: Annotations, view: View
+    pixels: NDArray[np.uint8],
+    original_hw: tuple[int, int],
+    annotations: Annotations,
+    view: View,
+    preprocessing: Preprocessing,
 ) -> tuple[NDArray[np.uint8], Target]:
     """The view's `[H, W, C]` pixels and what is to be found in them.
 
     Args:
         pixels: from `resized_pixels`; never changed.
     """
+    if view.ssd is not None:
+        return _ssd_view(pixels, annotations, view.ssd, preprocessing)
     size_hw = (pixels.shape[0], pixels.shape[1])
     scaled = scaled_boxes(annotations.boxes_xyxy, original_hw, size_hw)
     if view.flipped:
         pixels = pixels[:, ::-1]
         scaled[:, [0, 2]] = size_hw[1] - scaled[:, [2, 0]]
     return pixels, _target(boxes.clip(scaled, size_hw), annotations)
+
+
+def _ssd_view(
+    pixels: NDArray[np.uint8], annotations: Annotations, draw: SSDDraw, preprocessing: Preprocessing
+) -> tuple[NDArray[np.uint8], Target]:
+    """Objects whose centre is cut off are background, as in SSD; ignored ones stay ignored wherever they are seen."""
+    size_hw = preprocessing.resized_hw((pixels.shape[0], pixels.shape[1]))
+    ignored = annotations.difficult | annotations.crowd
+    objects = annotations.boxes_xyxy[~ignored]
+    random = np.random.default_rng(draw.entropy)
+    view = draw_ssd_view(draw.config, objects, (pixels.shape[0], pixels.shape[1]), random)
+    shown = show_ssd_view(view, Image.fromarray(pixels), size_hw, _fill_rgb(preprocessing))
+    moved, inside = boxes_in_ssd_view(view, annotations.boxes_xyxy, size_hw)
+    seen = (inside | ignored) & (boxes.area(moved) > 0)
+    return preprocessing(shown), _target(moved[seen], annotations[seen])
+
+
+def _fill_rgb(preprocessing: Preprocessing) -> tuple[int, int, int]:
+    """What the network's normalization makes nearly 0."""
+    mean = preprocessing.mean[::-1] if preprocessing.channels == "bgr" else preprocessing.mean
+    red, green, blue = (round(value) for value in (mean * 3 if len(mean) == 1 else mean))
+    return (red, green, blue)
 
 
 def scaled_boxes(boxes_xyxy: NDArray[np.float32], from_hw: tuple[int, int], to_hw: tuple[int, int]) -> boxes.Array:
