@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
-from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from tinydet.data.batch import Batch
 from tinydet.errors import InputError
 from tinydet.training.schedule import Precision
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
@@ -76,6 +76,10 @@ def start_engine(choice: DeviceChoice | str, precision: Precision) -> Engine:
     Raises:
         InputError: the device or the precision is not to be had.
     """
+    from lightning_fabric import Fabric  # two seconds that only training should pay for
+    from lightning_fabric.plugins import MixedPrecision
+    from lightning_fabric.strategies import DDPStrategy
+
     device = choose_device(choice)
     world_size, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if device == "cuda" and local > torch.cuda.device_count():
