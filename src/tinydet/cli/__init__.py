@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from tinydet.errors import TinydetError
+from tinydet.errors import MissingExtraError, TinydetError
 
 app = typer.Typer(
     name="tinydet",
@@ -22,10 +22,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_TRAINING_PACKAGES = frozenset(
+    ("torch", "torchvision", "lightning_fabric", "safetensors", "onnx", "onnxscript", "onnxslim", "sklearn")
+)
+
 
 def _register_verbs() -> None:
     """Importing a verb module adds its verbs to `app`, in the order that `--help` shows them."""
-    from tinydet.cli import (  # noqa: F401  # noqa: F401
+    from tinydet.cli import (  # noqa: F401
         complexity,
         data,
         packed,
@@ -44,6 +48,12 @@ def main() -> None:
     except TinydetError as error:
         print(f"tinydet: error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _TRAINING_PACKAGES:
+            raise
+        missing = MissingExtraError(f"this command ({error.name} is missing)", "train")
+        print(f"tinydet: error: {missing}", file=sys.stderr)
+        raise SystemExit(missing.exit_status) from None
     except KeyboardInterrupt:
         print("tinydet: stopped", file=sys.stderr)
         raise SystemExit(130) from None
