@@ -51,15 +51,15 @@ class LoadedWeights:
     unused: tuple[str, ...]
     wrong_shape: tuple[str, ...]
 
-    def summary(self) -> str:
-        """The counts in a line, then what is missing or of another shape by name."""
+    def __str__(self) -> str:
+        """The counts, in a line."""
         counts = f"{len(self.loaded)} tensors loaded, {len(self.missing)} missing, {len(self.unused)} unused, "
-        lines = [f"{self.source}: {counts}{len(self.wrong_shape)} of another shape"]
-        if self.missing:
-            lines.append(f"missing, left as it was: {_listed(self.missing)}")
-        if self.wrong_shape:
-            lines.append(f"of another shape, left as it was: {_listed(self.wrong_shape)}")
-        return "; ".join(lines)
+        return f"{self.source}: {counts}{len(self.wrong_shape)} of another shape"
+
+    def warnings(self) -> list[str]:
+        """What keeps the values that it had, by name."""
+        found = (("missing", self.missing), ("of another shape", self.wrong_shape))
+        return [f"{self.source}: {what}, left as it was: {_listed(names)}" for what, names in found if names]
 
 
 def load_pretrained(detector: nn.Module, source: str | Path | WeightFile) -> LoadedWeights:
@@ -102,7 +102,8 @@ def load_pretrained(detector: nn.Module, source: str | Path | WeightFile) -> Loa
         _unused(file, backbone, offered, wanted),
         tuple(wrong_shape),
     )
-    (log.warning if result.missing or result.wrong_shape else log.info)("%s", result.summary())
+    for warning in result.warnings():
+        log.warning("%s", warning)
     return result
 
 
