@@ -139,15 +139,24 @@ class BitReader(BitCoder):
         self._range = 0xFFFFFFFF
 
     def bit(self, context: Hashable, value: int | None = None) -> int:
-        model = self._model(context)
-        bound = (self._range >> 16) * model[0]
-        found = int(self._code >= bound)
-        if found:
+        # `_model` and `_learn` written out: this is most of what opening a small file takes.
+        model = self._models.get(context)
+        if model is None:
+            model = self._models[context] = [_HALF, 0]
+        probability, seen = model
+        bound = (self._range >> 16) * probability
+        if self._code >= bound:
+            found = 1
             self._code -= bound
             self._range -= bound
+            probability -= probability * _RATES[seen] >> 16
         else:
+            found = 0
             self._range = bound
-        self._learn(model, found)
+            probability += (65536 - probability) * _RATES[seen] >> 16
+        model[0] = 64 if probability < 64 else 65472 if probability > 65472 else probability
+        if seen < _SLOWEST:
+            model[1] = seen + 1
         if self._range < _TOP:
             self._normalise()
         return found

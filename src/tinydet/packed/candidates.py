@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from tinydet.packed.numbers import bit_lengths, fold_signs, pack_bits
 Array = NDArray[Any]
 
 _SAMPLE_BYTES = 1 << 18
+_LOOK_BACK = 256  # tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,26 @@ def candidates(array: Array, type_index: int, element: ElementType) -> Iterator[
         nonzero = words != 0
         flags = Stream("zeros", nonzero.astype(np.uint8))
         yield from _dense(words[nonzero], type_index, element, array.shape, flags)
+
+
+def scaled(array: Array, type_index: int, before: Sequence[Array]) -> Candidate | None:
+    """The array as a product of one number and an earlier float32 array of its shape, if it is one to the last bit."""
+    if array.dtype != np.float32 or array.size < 3 or not np.isfinite(array).all():
+        return None
+    for back, other in enumerate(reversed(before[-_LOOK_BACK:]), 1):
+        if other.dtype != np.float32 or other.shape != array.shape or not np.isfinite(other).all():
+            continue
+        flat, base = array.reshape(-1), other.reshape(-1)
+        place = int(np.argmax(np.abs(base)))
+        with np.errstate(all="ignore"):
+            middle = flat[place] / base[place]
+            if not np.isfinite(middle) or not np.allclose(base * middle, flat, rtol=1e-5, atol=0):
+                continue
+            for factor in (middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, 2 * middle)):
+                if (base * factor).tobytes() == flat.tobytes():
+                    layout = Layout(type_index, array.shape, Coding.SCALED, reference=back)
+                    return Candidate(layout, (factor.astype("<f4").tobytes(),))
+    return None
 
 
 def _dense(

@@ -116,6 +116,10 @@ class _Decoder:
     def _tensor(self, layout: Layout, before: list[Array]) -> Array:
         if layout.coding is Coding.SAME:
             return before[-layout.reference].copy()
+        if layout.coding is Coding.SCALED:
+            factor = np.frombuffer(self._stored(4), "<f4")
+            with np.errstate(all="ignore"):
+                return (before[-layout.reference].reshape(-1) * factor).reshape(layout.shape)
         if layout.coding in (Coding.RAW, Coding.GENERAL):
             stored = self._stored(layout.tensor_bytes, general=layout.coding is Coding.GENERAL)
             if layout.element.name == "bool" and (np.frombuffer(stored, np.uint8) > 1).any():

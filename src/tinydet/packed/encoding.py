@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tinydet.packed import bytecoder
 from tinydet.packed.bitcoder import BitWriter
-from tinydet.packed.candidates import Candidate, Stream, candidates, compresses_generally, general_bytes
+from tinydet.packed.candidates import Candidate, Stream, candidates, compresses_generally, general_bytes, scaled
 from tinydet.packed.dtypes import ELEMENT_TYPES, element_index
 from tinydet.packed.layout import MAX_TABLES, MODELLED, Coding, Layout, code_directory
 from tinydet.packed.limits import Limits, PackedFileError
@@ -90,7 +90,9 @@ def _choose(arrays: list[Array]) -> list[Candidate]:
             options.append([Candidate(Layout(type_index, array.shape, Coding.SAME, reference=index - first), ())])
             continue
         raw = Candidate(Layout(type_index, array.shape, Coding.RAW), (content,))
-        options.append([raw, *candidates(array, type_index, ELEMENT_TYPES[type_index])])
+        product = scaled(array, type_index, arrays[:index])
+        several = [raw, *candidates(array, type_index, ELEMENT_TYPES[type_index])]
+        options.append(several if product is None else [*several, product])
     pooled: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(256))
     for several in options:
         for candidate in several:

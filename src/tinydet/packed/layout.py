@@ -5,6 +5,7 @@ A tensor is coded in one of these ways:
 - `raw`: its bytes as they are;
 - `general`: its bytes, together with those of all such tensors, by LZMA2 or deflate;
 - `same`: as an earlier tensor;
+- `scaled`: an earlier float32 tensor times a number (the scales of quantized biases are such products);
 - `planes`: its words cut into bytes, each byte position modelled apart;
 - `codebook`: the distinct words, and for each element the place of its word;
 - `lengths`: whole numbers, by bit length and the bits below the highest one;
@@ -36,8 +37,10 @@ class Coding(IntEnum):
     PLANES = 3
     CODEBOOK = 4
     LENGTHS = 5
+    SCALED = 6
 
 
+REPEATING = (Coding.SAME, Coding.SCALED)
 MODELLED = (Coding.PLANES, Coding.CODEBOOK, Coding.LENGTHS)
 
 
@@ -48,7 +51,7 @@ class Layout:
     Attributes:
         type_index: in `ELEMENT_TYPES`.
         sparse: whether zeros are left out.
-        reference: for SAME, how many tensors back; for CODEBOOK, the number of distinct words.
+        reference: for SAME and SCALED, how many tensors back; for CODEBOOK, the number of distinct words.
         sources: for each stream of bytes in its order (which elements are not zero; the codebook's lengths; the codes,
             planes or lengths): the table that it is coded with.
     """
@@ -114,10 +117,12 @@ def code_directory(
     last_shapes: dict[int, tuple[int, ...]] = {}
     for index in range(count):
         layout = _code_layout(coder, index, last_shapes, table_count, None if layouts is None else layouts[index])
-        if layout.coding is Coding.SAME:
+        if layout.coding in REPEATING:
             original = found[index - layout.reference]
             if (original.type_index, original.shape) != (layout.type_index, layout.shape):
                 raise PackedFileError(f"tensor {index} repeats tensor {index - layout.reference} of another shape")
+            if layout.coding is Coding.SCALED and layout.element.name != "float32":
+                raise PackedFileError(f"tensor {index} is scaled, but not of float32")
         total_bytes += layout.tensor_bytes
         if total_bytes > max_bytes:
             raise PackedFileError(
@@ -143,9 +148,9 @@ def _code_layout(
     if coding in MODELLED:
         sparse = bool(coder.bit(("sparse", coding), None if layout is None else int(layout.sparse)))
     reference = 0
-    if coding in (Coding.SAME, Coding.CODEBOOK):
+    if coding in (*REPEATING, Coding.CODEBOOK):
         reference = 1 + coder.uint(("reference", coding), None if layout is None else layout.reference - 1)
-        if reference > (index if coding is Coding.SAME else MAX_CODEBOOK):
+        if reference > (MAX_CODEBOOK if coding is Coding.CODEBOOK else index):
             raise PackedFileError(f"tensor {index} refers to {reference}, which is out of range")
     sources = []
     for place, name in enumerate(stream_names(ELEMENT_TYPES[type_index], coding, sparse)):

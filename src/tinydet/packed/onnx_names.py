@@ -22,7 +22,8 @@ _DROPPED_FROM_GRAPH = (GRAPH_DOC, GRAPH_VALUE_INFO, GRAPH_QUANTIZATION, GRAPH_ME
 _DROPPED_FROM_NODE = (NODE_NAME, NODE_DOC, NODE_METADATA)
 
 
-def _number_name(index: int) -> bytes:
+def number_name(index: int) -> bytes:
+    """The name of the inner value that comes at this place, from 0, unless an input or output has that name."""
     name = b""
     while True:
         index, digit = divmod(index, len(_DIGITS))
@@ -33,7 +34,7 @@ def _number_name(index: int) -> bytes:
 
 def order_name(index: int) -> bytes:
     """The name of the initialiser that comes at this place, from 0."""
-    return b"." + _number_name(index)
+    return b"." + number_name(index)
 
 
 def drop_descriptions(graph: list[Field]) -> list[Field]:
@@ -89,7 +90,7 @@ def shorten_names(graph: list[Field], initializers: list[str]) -> list[Field]:
                 raise PackedFileError(f"the ONNX model has an input or output named {name!r}; rename it")
             names[name] = name
     taken = set(names.values())
-    free = (name for name in (_number_name(index) for index in range(1 << 62)) if name not in taken)
+    free = (name for name in (number_name(index) for index in range(1 << 62)) if name not in taken)
     return _Renamer(names, free).graph(graph)
 
 

@@ -49,7 +49,13 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 }
 _TYPE_NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
 # Typed fields hold the values where raw_data does not: field -> how it lies on the wire, packed.
-_TYPED_FIELDS: dict[int, np.dtype[Any] | None] = {4: np.dtype("<f4"), 10: np.dtype("<f8"), 5: None, 7: None, 11: None}  # None: varints
+_TYPED_FIELDS: dict[int, np.dtype[Any] | None] = {
+    4: np.dtype("<f4"),
+    10: np.dtype("<f8"),
+    5: None,
+    7: None,
+    11: None,
+}  # None: varints
 
 
 def split_onnx(model: bytes, *, shorten: bool = True, keep_elements: int = 2) -> tuple[bytes, dict[str, Array]]:

@@ -16,6 +16,7 @@ from tinydet.files import write_bytes
 from tinydet.packed import bytecoder
 from tinydet.packed.decoding import TensorCost, decode_tensors, tensor_costs
 from tinydet.packed.encoding import encode_tensors
+from tinydet.packed.graph_coder import compress_graph, decompress_graph
 from tinydet.packed.limits import Limits, PackedFileError
 from tinydet.packed.sections import FORMAT_VERSION, Section, SectionKind, join_sections, split_sections
 
@@ -84,9 +85,11 @@ def pack(packed: PackedFile) -> bytes:
             text = json.dumps(packed.metadata, ensure_ascii=False, separators=(",", ":"))
         except (TypeError, ValueError) as error:
             raise PackedFileError(f"metadata must be what JSON can hold: {error}") from error
-        sections.append(_general_section(SectionKind.METADATA, text.encode()))
+        method, stored = bytecoder.compress(text.encode())
+        sections.append(Section(SectionKind.METADATA, method, stored, len(text.encode())))
     if packed.graph is not None:
-        sections.append(_general_section(SectionKind.GRAPH, packed.graph))
+        method, stored = compress_graph(packed.graph)
+        sections.append(Section(SectionKind.GRAPH, method, stored, len(packed.graph)))
     tensor_bytes = sum(array.nbytes for array in packed.tensors.values())
     sections.append(Section(SectionKind.TENSORS, 0, encode_tensors(packed.tensors), tensor_bytes))
     content = join_sections(sections)
@@ -133,11 +136,6 @@ def describe(source: str | os.PathLike[str] | bytes, limits: Limits | None = Non
         return _describe(content, limits or Limits())
     except PackedFileError as error:
         raise PackedFileError(f"{where}: {error}") from None
-
-
-def _general_section(kind: SectionKind, content: bytes) -> Section:
-    method, stored = bytecoder.compress(content)
-    return Section(kind, method, stored, len(content))
 
 
 def _same_tensors(first: Mapping[str, Array], second: Mapping[str, Array]) -> bool:
@@ -192,15 +190,20 @@ def _check_tensor_bytes(sections: dict[SectionKind, Section], found: int) -> Non
 
 def _graph(sections: dict[SectionKind, Section], limits: Limits) -> bytes | None:
     section = sections.get(SectionKind.GRAPH)
-    return None if section is None else _general_content(section, limits.max_graph_bytes)
+    if section is None:
+        return None
+    _check_declared(section, limits.max_graph_bytes)
+    return decompress_graph(section.method, section.stored, section.content_bytes)
 
 
 def _metadata(sections: dict[SectionKind, Section], limits: Limits) -> dict[str, Any]:
     section = sections.get(SectionKind.METADATA)
     if section is None:
         return {}
+    _check_declared(section, limits.max_metadata_bytes)
     try:
-        metadata = json.loads(_general_content(section, limits.max_metadata_bytes).decode())
+        text = bytecoder.decompress(section.method, section.stored, section.content_bytes, "its metadata")
+        metadata = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
         raise PackedFileError(f"has metadata that is not JSON: {error}") from None
     if not isinstance(metadata, dict):
@@ -208,8 +211,9 @@ def _metadata(sections: dict[SectionKind, Section], limits: Limits) -> dict[str,
     return metadata
 
 
-def _general_content(section: Section, most_bytes: int) -> bytes:
-    what = f"its {section.kind.name.lower()}"
+def _check_declared(section: Section, most_bytes: int) -> None:
     if section.content_bytes > most_bytes:
-        raise PackedFileError(f"{what}: declares {section.content_bytes:,} bytes, more than the {most_bytes:,} allowed")
-    return bytecoder.decompress(section.method, section.stored, section.content_bytes, what)
+        raise PackedFileError(
+            f"its {section.kind.name.lower()}: declares {section.content_bytes:,} bytes, more than the "
+            f"{most_bytes:,} allowed"
+        )
