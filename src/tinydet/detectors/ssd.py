@@ -71,6 +71,8 @@ class SSDConfig:
     def __post_init__(self) -> None:
         if self.preprocessing.fixed_size_hw is None:
             raise ValueError("SSD takes images of one size: set the preprocessing's fixed_size_hw")
+        if any(side % self.preprocessing.size_divisor for side in self.preprocessing.fixed_size_hw):
+            raise ValueError(f"{self.preprocessing.fixed_size_hw} is no multiple of {self.preprocessing.size_divisor}")
         if not set(self.quantized_maps) <= set(range(len(self.boxes.shapes))):
             raise ValueError(f"quantized maps {self.quantized_maps} of {len(self.boxes.shapes)} maps")
 

@@ -13,6 +13,7 @@ from tinydet.data.batch import Target
 from tinydet.detectors.box_coding import Weights, encode
 from tinydet.detectors.matching import BACKGROUND, MatchConfig, match
 from tinydet.detectors.outputs import DensePredictions
+from tinydet.processes import mean_over_processes
 
 NOT_COUNTED = -1
 
@@ -60,8 +61,8 @@ class DenseTargets:
 
     @property
     def count(self) -> Tensor:
-        """N of Eq. 1, at least 1: boxes of the whole batch that are an object."""
-        return self.objects.sum().clamp_min(1)
+        """N of Eq. 1: boxes of the whole batch that are an object, the mean over processes, at least 1."""
+        return mean_over_processes(self.objects.sum()).clamp_min(1)
 
 
 def match_default_boxes(boxes_xyxy: Tensor, target: Target, positive_iou: float) -> Tensor:
