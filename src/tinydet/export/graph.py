@@ -34,7 +34,7 @@ class GraphBuilder:
 
     def constant(self, value: ArrayLike, dtype: Any = None) -> str:
         """The name of a value known at export; equal ones share it. Python integers are int64, floats float32."""
-        array = np.asarray(value, dtype)
+        array = np.ascontiguousarray(np.asarray(value, dtype)) if np.ndim(value) else np.asarray(value, dtype)
         if dtype is None and array.dtype == np.float64:
             array = array.astype(np.float32)
         key = (array.dtype.str, array.shape, array.tobytes())

@@ -10,7 +10,7 @@ from tinydet.export.boxes import decoded, limits_xy
 from tinydet.export.detections import class_scores, kept_detections
 from tinydet.export.graph import GraphBuilder
 from tinydet.export.modules import export_module
-from tinydet.export.stem import include_trunk
+from tinydet.export.stem import include_trunk, pixels_of
 
 
 class _Network(nn.Module):
@@ -37,14 +37,15 @@ def add_ssd(graph: GraphBuilder, image: str, detector: SSD) -> None:
     divisor = config.preprocessing.size_divisor
     padded_hw = tuple(-(-side // divisor) * divisor for side in config.preprocessing.fixed_size_hw)
     example = torch.rand(1, config.preprocessing.channel_count, *padded_hw)
-    logits, deltas = include_trunk(graph, image, config.preprocessing, export_module(_Network(detector), example, ()))
+    pixels = pixels_of(graph, image)
+    logits, deltas = include_trunk(graph, pixels, config.preprocessing, export_module(_Network(detector), example, ()))
     anchors = detector.anchors_xyxy.cpu()
     sizes = anchors[:, 2:] - anchors[:, :2]
-    centres = graph.constant((anchors[:, :2] + sizes / 2).numpy())
-    corners = decoded(
-        graph, deltas, centres, graph.constant(sizes.numpy()), config.box_weights, limits_xy(graph, image)
-    )
-    boxes = graph.op("Concat", *corners, axis=1)  # [A, 4]
+    centres = graph.constant((anchors[:, :2] + sizes / 2).numpy().T)
+    deltas = graph.op("Transpose", deltas, perm=[1, 0])  # [4, A]
+    limit_xy = limits_xy(graph, pixels)
+    corners = decoded(graph, deltas, centres, graph.constant(sizes.numpy().T), config.box_weights, limit_xy)
+    boxes = graph.op("Transpose", graph.op("Concat", *corners, axis=0), perm=[1, 0])  # [A, 4]
     candidates = graph.constant([min(config.candidates, len(anchors))])
     scores = class_scores(graph, logits)
     scores, chosen = graph.ops("TopK", scores, candidates, outputs=2, axis=1, sorted=0)  # [classes, candidates]

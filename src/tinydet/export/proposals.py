@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tinydet.detectors.proposals import WEIGHTS, ProposalNetwork
 from tinydet.export.boxes import NEVER, decoded
@@ -46,19 +47,23 @@ def _candidates(
     config = network.config
     anchors = config.anchors.per_cell
     scores, chosen = largest(graph, graph.op("Reshape", logits, graph.constant([-1])), config.test_candidates)
-    by_cell = graph.op("Reshape", deltas, graph.constant([anchors, 4, -1]))  # [A, 4, H * W]
-    by_anchor = graph.op("Reshape", graph.op("Transpose", by_cell, perm=[0, 2, 1]), graph.constant([-1, 4]))
+    by_anchor = graph.op("Reshape", deltas, graph.constant([anchors, 4, -1]))  # [A, 4, H * W]
+    by_anchor = graph.op("Transpose", by_anchor, perm=[0, 2, 1])
+    by_anchor = graph.op(
+        "Reshape", by_anchor, graph.constant([-1, 4])
+    )  # [A * H * W, 4], so that whole rows are gathered
     centres, sizes = _anchors(graph, network, level, logits, chosen)
-    chosen_deltas = graph.op("Gather", by_anchor, chosen, axis=0)
-    first, second = decoded(graph, chosen_deltas, centres, sizes, WEIGHTS, limit_xy)
-    smaller = graph.op("ReduceMin", graph.op("Sub", second, first), graph.constant([1]), keepdims=0)
-    large = graph.op("GreaterOrEqual", smaller, graph.constant(float(config.smallest_side)))
-    scores = graph.op("Where", large, scores, graph.constant(NEVER))
-    return graph.op("Concat", first, second, axis=1), scores
+    chosen_deltas = graph.op("Transpose", graph.op("Gather", by_anchor, chosen, axis=0), perm=[1, 0])
+    first, second = decoded(graph, chosen_deltas, centres, sizes, WEIGHTS, limit_xy)  # [2, K] each
+    if config.smallest_side > 0:
+        smaller = graph.op("ReduceMin", graph.op("Sub", second, first), graph.constant([0]), keepdims=0)
+        large = graph.op("GreaterOrEqual", smaller, graph.constant(float(config.smallest_side)))
+        scores = graph.op("Where", large, scores, graph.constant(NEVER))
+    return graph.op("Transpose", graph.op("Concat", first, second, axis=0), perm=[1, 0]), scores
 
 
 def _anchors(graph: GraphBuilder, network: ProposalNetwork, level: int, logits: str, chosen: str) -> tuple[str, str]:
-    """`[K, 2]` centres and sizes of anchors `[K]`, counted as they lie in `[A, H, W]`.
+    """`[2, K]` centres and sizes of anchors `[K]`, counted as they lie in `[A, H, W]`.
 
     In whole numbers of 32 bits, which engines divide several times faster than those of 64.
     """
@@ -72,13 +77,18 @@ def _anchors(graph: GraphBuilder, network: ProposalNetwork, level: int, logits: 
     within = graph.op("Sub", chosen, graph.op("Mul", anchor, area))
     row = graph.op("Div", within, columns)
     column = graph.op("Sub", within, graph.op("Mul", row, columns))
-    both = [graph.op("Unsqueeze", index, graph.constant([1])) for index in (column, row)]
-    place = graph.op("Cast", graph.op("Concat", *both, axis=1), to=FLOAT)  # [K, 2]
+    both = [graph.op("Unsqueeze", index, graph.constant([0])) for index in (column, row)]
+    place = graph.op("Cast", graph.op("Concat", *both, axis=0), to=FLOAT)  # [2, K]
     cell_centres, cell_sizes = (x.numpy() for x in _centres_and_sizes(cells))
     centres = graph.op("Mul", place, graph.constant(stride))
     if np.any(cell_centres):
-        centres = graph.op("Add", centres, graph.op("Gather", graph.constant(cell_centres), anchor, axis=0))
-    return centres, graph.op("Gather", graph.constant(cell_sizes), anchor, axis=0)
+        centres = graph.op("Add", centres, _rows(graph, cell_centres, anchor))
+    return centres, _rows(graph, cell_sizes, anchor)
+
+
+def _rows(graph: GraphBuilder, table: NDArray[np.float32], rows: str) -> str:
+    """`[2, K]`: the chosen rows of a `[A, 2]` table."""
+    return graph.op("Transpose", graph.op("Gather", graph.constant(table), rows, axis=0), perm=[1, 0])
 
 
 def _centres_and_sizes(cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

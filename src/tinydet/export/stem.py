@@ -16,18 +16,26 @@ from onnx import helper
 from tinydet.export.graph import FLOAT, GraphBuilder
 from tinydet.preprocessing import Preprocessing
 
+PIXELS = "pixels"
 _MOST_FOLDED_CHANNELS = 4
 
 
-def include_trunk(graph: GraphBuilder, image: str, preprocessing: Preprocessing, trunk: onnx.ModelProto) -> list[str]:
-    """Everything from `[1, H, W, C]` uint8 pixels to the outputs of a trunk that takes a normalised image.
+def pixels_of(graph: GraphBuilder, image: str) -> str:
+    """`[1, H, W, C]` uint8 to `[1, C, H, W]` float32 in 0..255; all that follows sees the image through this value.
+
+    A runtime may put a Resize here, see `tinydet.runtime.resizing`.
+    """
+    return graph.op("Transpose", graph.op("Cast", image, to=FLOAT), perm=[0, 3, 1, 2], named=PIXELS)
+
+
+def include_trunk(graph: GraphBuilder, pixels: str, preprocessing: Preprocessing, trunk: onnx.ModelProto) -> list[str]:
+    """Everything from `[1, C, H, W]` pixels to the outputs of a trunk that takes a normalised image.
 
     The mean is subtracted here, because the first convolution must be padded with zeros; the deviation is divided out of
     that convolution's weights, which saves a pass over the image.
     """
-    x = graph.op("Transpose", graph.op("Cast", image, to=FLOAT), perm=[0, 3, 1, 2])
-    x = graph.op("Sub", x, graph.constant(_by_channel(preprocessing.mean)))
-    x = _padded(graph, x, image, preprocessing.size_divisor)
+    x = graph.op("Sub", pixels, graph.constant(_by_channel(preprocessing.mean)))
+    x = _padded(graph, x, preprocessing.size_divisor)
     source = trunk.graph.input[0].name
     convolution = _only_consumer(trunk, source, "Conv")
     if convolution is None:
@@ -38,19 +46,19 @@ def include_trunk(graph: GraphBuilder, image: str, preprocessing: Preprocessing,
     stem = _resnet_stem(trunk, convolution)
     if stem is None:
         return graph.include(trunk, {source: x, convolution.input[1]: weight})
-    bias = graph.initializer(_initializer(trunk, convolution.input[2]))
-    return graph.include(trunk, {stem.pooled: _folded_stem(graph, x, weight, bias, stem)})
+    biases = [graph.initializer(_initializer(trunk, name)) for name in convolution.input[2:]]
+    return graph.include(trunk, {stem.pooled: _folded_stem(graph, x, weight, biases, stem)})
 
 
 def _by_channel(values: tuple[float, ...]) -> Any:
     return np.array(values, np.float32).reshape(1, -1, 1, 1)
 
 
-def _padded(graph: GraphBuilder, x: str, image: str, divisor: int) -> str:
+def _padded(graph: GraphBuilder, x: str, divisor: int) -> str:
     """`[1, C, H, W]` with zeros on the right and at the bottom up to multiples of `divisor`."""
     if divisor == 1:
         return x
-    size = graph.op("Shape", image, start=1, end=3)
+    size = graph.op("Shape", x, start=2)
     multiple = graph.constant([divisor, divisor])
     missing = graph.op("Mod", graph.op("Sub", multiple, graph.op("Mod", size, multiple)), multiple)
     return graph.op("Pad", x, graph.op("Concat", graph.constant([0] * 6), missing, axis=0))
@@ -74,7 +82,7 @@ def _resnet_stem(trunk: onnx.ModelProto, convolution: onnx.NodeProto) -> _Stem |
     relu = _only_consumer(trunk, convolution.output[0], "Relu")
     pool = relu and _only_consumer(trunk, relu.output[0], "MaxPool")
     weight = _initializer(trunk, convolution.input[1])
-    if pool is None or len(convolution.input) < 3 or weight.dims[0] > _MOST_FOLDED_CHANNELS:
+    if pool is None or weight.dims[0] > _MOST_FOLDED_CHANNELS:
         return None
     conv, pooling = _attributes(convolution), _attributes(pool)
     kernel, padding = weight.dims[2], conv["pads"][0]
@@ -92,7 +100,7 @@ def _resnet_stem(trunk: onnx.ModelProto, convolution: onnx.NodeProto) -> _Stem |
     return _Stem(kernel, padding, weight.dims[0], pool.output[0]) if as_expected else None
 
 
-def _folded_stem(graph: GraphBuilder, x: str, weight: str, bias: str, stem: _Stem) -> str:
+def _folded_stem(graph: GraphBuilder, x: str, weight: str, biases: list[str], stem: _Stem) -> str:
     """The same stem with each 2x2 cells of the first map as four groups of channels of one cell.
 
     The convolution has the kernel at four places of a larger one, and stride 4. Pooling takes, for each cell of its
@@ -110,7 +118,7 @@ def _folded_stem(graph: GraphBuilder, x: str, weight: str, bias: str, stem: _Ste
         "Conv",
         x,
         graph.op("Concat", *kernels, axis=0),
-        graph.op("Concat", *[bias] * 4, axis=0),
+        *(graph.op("Concat", *[bias] * 4, axis=0) for bias in biases),
         kernel_shape=[stem.kernel + 2] * 2,
         strides=[4, 4],
         pads=[before, before, after, after],

@@ -10,13 +10,13 @@ from tinydet.detectors.faster_rcnn_fpn import FasterRCNNFPN
 from tinydet.detectors.regions import WEIGHTS
 from tinydet.detectors.rfcn import RFCN
 from tinydet.detectors.two_stage import TwoStageDetector
-from tinydet.export.boxes import decoded, limits_xy, split_boxes
+from tinydet.export.boxes import centres_and_sizes, decoded, limits_xy
 from tinydet.export.detections import class_scores, for_every_class, kept_detections
 from tinydet.export.graph import GraphBuilder
 from tinydet.export.modules import export_module
 from tinydet.export.pooling import pooled_from_map, pooled_from_pyramid, votes_of_bins
 from tinydet.export.proposals import proposals_of_levels
-from tinydet.export.stem import include_trunk
+from tinydet.export.stem import include_trunk, pixels_of
 
 _EXAMPLE_SIDE = 224
 
@@ -59,23 +59,30 @@ def add_two_stage(graph: GraphBuilder, image: str, detector: TwoStageDetector) -
     if fixed is not None:
         divisor = config.preprocessing.size_divisor
         example = torch.rand(*example.shape[:2], *(-(-side // divisor) * divisor for side in fixed))
+    pixels = pixels_of(graph, image)
     trunk = export_module(_Trunk(detector), example, () if fixed else (2, 3))
-    outputs = include_trunk(graph, image, config.preprocessing, trunk)
+    outputs = include_trunk(graph, pixels, config.preprocessing, trunk)
     levels = len(detector.feature_strides)
     maps, logits, deltas = (outputs[levels * i : levels * (i + 1)] for i in range(3))
-    limit_xy = limits_xy(graph, image)
+    limit_xy = limits_xy(graph, pixels)
     boxes = proposals_of_levels(graph, detector.proposals, logits, deltas, limit_xy)
     region_logits, region_deltas, boxes = _regions(graph, detector, maps, outputs[3 * levels :], boxes)
     scores = class_scores(graph, region_logits)
-    centres, sizes = split_boxes(graph, boxes)  # [R, 2] each
-    if not config.regions.class_agnostic_boxes:
-        region_deltas = graph.op("Transpose", region_deltas, perm=[1, 0, 2])  # [classes, R, 4]
-    corners = decoded(graph, region_deltas, centres, sizes, WEIGHTS, limit_xy)
-    decoded_boxes = graph.op("Concat", *corners, axis=-1)
-    if config.regions.class_agnostic_boxes:
-        decoded_boxes = for_every_class(graph, decoded_boxes, scores)
+    centres, sizes = centres_and_sizes(graph, boxes)  # [2, R] each
     regions = config.regions
-    kept_detections(graph, decoded_boxes, scores, regions.score_threshold, regions.nms_iou, regions.most)
+    if regions.class_agnostic_boxes:
+        first, second = decoded(
+            graph, graph.op("Transpose", region_deltas, perm=[1, 0]), centres, sizes, WEIGHTS, limit_xy
+        )
+        shared = graph.op("Transpose", graph.op("Concat", first, second, axis=0), perm=[1, 0])  # [R, 4]
+        boxes = for_every_class(graph, shared, scores)
+    else:
+        axis = graph.constant([1])
+        limit_xy, centres, sizes = (graph.op("Unsqueeze", x, axis) for x in (limit_xy, centres, sizes))
+        deltas = graph.op("Transpose", region_deltas, perm=[2, 1, 0])  # [4, classes, R]
+        first, second = decoded(graph, deltas, centres, sizes, WEIGHTS, limit_xy)
+        boxes = graph.op("Transpose", graph.op("Concat", first, second, axis=0), perm=[1, 2, 0])
+    kept_detections(graph, boxes, scores, regions.score_threshold, regions.nms_iou, regions.most)
 
 
 def _regions(

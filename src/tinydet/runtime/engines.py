@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydet.errors import InputError, MissingExtraError, TinydetError
+from tinydet.preprocessing import Preprocessing
+from tinydet.runtime.resizing import SIZE
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 OUTPUTS = ("boxes", "scores", "labels")
@@ -28,11 +30,12 @@ class OnnxRuntimeEngine:
     Args:
         model: a serialized ONNX model.
         threads: None takes all cores.
+        resizing: for a model made by `with_resize`: what to resize images to.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, model: bytes, threads: int | None = None) -> None:
+    def __init__(self, model: bytes, threads: int | None = None, resizing: Preprocessing | None = None) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -49,9 +52,15 @@ class OnnxRuntimeEngine:
         if not found.issuperset(OUTPUTS):
             raise InputError(f"the graph has outputs {sorted(found)}, expected {', '.join(OUTPUTS)}")
 
+        self._resizing = resizing
+
     def __call__(self, pixels: NDArray[np.uint8]) -> Arrays:
+        inputs: dict[str, Any] = {"image": pixels[None]}
+        if self._resizing is not None:
+            height, width, channels = pixels.shape
+            inputs[SIZE] = np.array([1, channels, *self._resizing.resized_hw((height, width))], np.int64)
         try:
-            found: Any = self._session.run(OUTPUTS, {"image": pixels[None]})
+            found: Any = self._session.run(OUTPUTS, inputs)
         except Exception as error:
             raise TinydetError(f"onnxruntime failed on an image of {pixels.shape}: {error}") from error
         return tuple(found)  # type: ignore[return-value]
