@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tinydet.packed import bytecoder
 from tinydet.packed.bitcoder import BitReader
 from tinydet.packed.dtypes import from_words
-from tinydet.packed.layout import MODELLED, RAW_STREAM, Coding, Layout, code_directory
+from tinydet.packed.layout import RAW_STREAM, Coding, Layout, code_directory, coder_elements
 from tinydet.packed.limits import Limits, PackedFileError
 from tinydet.packed.numbers import packed_bytes, unfold_signs, unpack_bits
 from tinydet.packed.rans import RansDecoder, lanes_for
@@ -78,8 +78,8 @@ class _Decoder:
         self._general_rate = blobs.general_packed_bytes / max(len(blobs.general), 1)
         reader = BitReader(blobs.directory)
         self._layouts, self._tables = code_directory(reader, len(blobs.names), limits, max_bytes, None, None)
-        modelled = [layout for layout in self._layouts if layout.coding in MODELLED]
-        lanes = lanes_for(sum(layout.word_count for layout in modelled)) if modelled else 0
+        elements = coder_elements(self._layouts, self._tables)
+        lanes = lanes_for(elements) if elements else 0
         if len(blobs.coded) != 4 * lanes + 2 * blobs.word_count:
             raise PackedFileError("the tensor section's lengths contradict each other")
         states = np.frombuffer(blobs.coded[: 4 * lanes], "<u4")

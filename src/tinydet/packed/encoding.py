@@ -14,7 +14,7 @@ from tinydet.packed import bytecoder
 from tinydet.packed.bitcoder import BitWriter
 from tinydet.packed.candidates import Candidate, Stream, candidates, compresses_generally, general_bytes, scaled
 from tinydet.packed.dtypes import ELEMENT_TYPES, element_index
-from tinydet.packed.layout import MAX_TABLES, MODELLED, Coding, Layout, code_directory
+from tinydet.packed.layout import MAX_TABLES, Coding, Layout, code_directory, coder_elements
 from tinydet.packed.limits import Limits, PackedFileError
 from tinydet.packed.rans import RansEncoder, lanes_for
 from tinydet.packed.sharing import entropy_bits, tables_for
@@ -156,8 +156,8 @@ def _write(chosen: list[Candidate], arrays: list[Array], names: bytes) -> bytes:
     directory = BitWriter()
     code_directory(directory, len(layouts), Limits(), 1 << 62, layouts, tables)
     directory_bytes = directory.finish()
-    lanes = lanes_for(sum(layout.word_count for layout in layouts if layout.coding in MODELLED))
-    coder, raw, general = RansEncoder(lanes), bytearray(), bytearray()
+    elements = coder_elements(layouts, tables)
+    coder, raw, general = RansEncoder(lanes_for(elements)), bytearray(), bytearray()
     for candidate, layout, array in zip(chosen, layouts, arrays):
         sources = iter(layout.sources)
         for part in candidate.parts:
@@ -173,7 +173,7 @@ def _write(chosen: list[Candidate], arrays: list[Array], names: bytes) -> bytes:
         if layout.coding is Coding.GENERAL:
             general += general_bytes(array, layout.element)
     states, words = coder.finish()
-    if not any(layout.coding in MODELLED for layout in layouts):
+    if elements == 0:
         states = states[:0]
     return _assemble(len(layouts), names, directory_bytes, bytes(general), states, words, bytes(raw))
 

@@ -15,6 +15,7 @@ and the last three also `sparse`: first which elements are not zero, then these 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
@@ -77,6 +78,15 @@ class Layout:
 
     def stream_names(self) -> tuple[str, ...]:
         return stream_names(self.element, self.coding, self.sparse)
+
+
+def coder_elements(layouts: Sequence[Layout], tables: Sequence[Table]) -> int:
+    """Words of all tensors that have a stream for the entropy coder; streams of a single symbol need none."""
+    return sum(
+        layout.word_count
+        for layout in layouts
+        if any(source != RAW_STREAM and tables[source - 1].only_symbol is None for source in layout.sources)
+    )
 
 
 def stream_names(element: ElementType, coding: Coding, sparse: bool) -> tuple[str, ...]:
