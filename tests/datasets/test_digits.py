@@ -46,7 +46,7 @@ def test_the_splits_share_no_original():
     parts = _partition(labels, seed=0)
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(1797))
     for part in parts.values():
-        assert np.bincount(labels[part], minlength=10).min() > 20
+        assert np.bincount(labels[part], minlength=10).min() >= 16
 
 
 def test_boxes_lie_in_the_image_hold_ink_and_hardly_overlap(small):
@@ -54,7 +54,7 @@ def test_boxes_lie_in_the_image_hold_ink_and_hardly_overlap(small):
     for sample in small.split("train"):
         boxes = sample.annotations.boxes_xyxy
         assert sample.image.shape == (160, 208, 3)
-        assert 1 <= len(boxes) <= 5
+        assert 1 <= len(boxes) <= 6
         assert (boxes >= 0).all()
         assert (boxes <= [208, 160, 208, 160]).all()
         heights += (boxes[:, 3] - boxes[:, 1]).tolist()
