@@ -49,6 +49,7 @@ def test_comes_back_as_it_was(saved: Path) -> None:
     assert (info.classes, info.metrics) == (("cat", "dog"), {"mAP": 0.5})
     assert info.extra == {"recipe": "digits", "seed": 4}
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "metrics.json", "model.safetensors"]
+    assert len({path.stat().st_mode for path in saved.iterdir()}) == 1, "some files can be read by fewer people"
 
 
 def test_a_runs_folder_gives_its_best(saved: Path) -> None:

@@ -38,11 +38,10 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def assert_same_weights(first: Path, second: Path) -> None:
-    for name in ("model.safetensors",):
-        a, b = load_file(first / name), load_file(second / name)
-        assert a.keys() == b.keys()
-        for key in a:
-            assert torch.equal(a[key], b[key]), key
+    a, b = (load_file(folder / "model.safetensors") for folder in (first, second))
+    assert a.keys() == b.keys()
+    for name, weight in a.items():
+        assert torch.equal(weight, b[name]), name
 
 
 def test_learns_and_writes_a_usable_run(tiny: ModuleType, tmp_path: Path) -> None:
@@ -121,22 +120,16 @@ def test_sigkill_loses_only_the_steps_since_the_checkpoint(
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not lines_beyond(killed)
+    assert (killed / "last" / "training").exists(), "ended before it could be killed"
     tiny.tiny_train(killed, 40, checkpoint_every=3)
     assert_same_weights(whole / "last", killed / "last")
     assert lines(whole / "losses.jsonl") == lines(killed / "losses.jsonl")
 
 
-def lines_beyond(folder: Path) -> bool:
-    """Whether the run had come to its end."""
-    return not (folder / "last" / "training").exists()
-
-
-@pytest.mark.parametrize("processes", [2])
-def test_processes_together_equal_one(tiny: ModuleType, tiny_program: Path, tmp_path: Path, processes: int) -> None:
+def test_two_processes_equal_one(tiny: ModuleType, tiny_program: Path, tmp_path: Path) -> None:
     one, several = tmp_path / "one", tmp_path / "several"
     tiny.tiny_train(one, 4, dropout=0.0)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*launcher, str(tiny_program), str(several), "--iterations", "4", "--dropout", "0"]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
@@ -182,6 +175,54 @@ def test_the_best_validation_is_kept(tiny: ModuleType, tmp_path: Path) -> None:
     for name, weight in load_file(tmp_path / "best" / "model.safetensors").items():
         assert torch.equal(weight, seen[1][name])
     assert [(entry["step"], entry["score"]) for entry in lines(tmp_path / "validations.jsonl")] == list(scores.items())
+
+
+def test_a_resumed_run_remembers_its_best(tiny: ModuleType, tmp_path: Path) -> None:
+    """Killed after the best validation; the resumed run's lower scores do not take its place."""
+    scores = iter([0.9, 0.1, 0.1, 0.2])
+    validate = {"validate": lambda detector: Validation(next(scores)), "validate_every": 2}
+    with pytest.raises(RuntimeError, match="power cut"):
+        tiny.tiny_train(tmp_path, 6, step=DetectionStep(FailingDetector(tiny, at=4)), **validate)
+    result = tiny.tiny_train(tmp_path, 6, **validate)
+    assert result.metrics == {"step": 2, "score": 0.9}
+    assert [entry["step"] for entry in lines(tmp_path / "validations.jsonl")] == [2, 4, 6]
+
+
+class TransformStep(DetectionStep):
+    """Has weights of its own beside the detector's, as a mimic's transform, and a teacher that is no part of it."""
+
+    def __init__(self, detector: Any, teacher: Any) -> None:
+        super().__init__(detector)
+        self.transform = torch.nn.Linear(5, 5)
+        self._teacher = (teacher,)
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        wanted = self._teacher[0](batch).detach()
+        mimic = (self.transform(self.detector(batch)) - wanted).square().sum(dim=1).mean()
+        return {**super().forward(batch), "mimic": mimic}
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_a_steps_own_weights_resume_and_a_teachers_are_not_saved(
+    tiny: ModuleType, tmp_path: Path, ema_decay: float | None
+) -> None:
+    def run(out_dir: Path, detector: Any) -> TransformStep:
+        torch.manual_seed(1)
+        step = TransformStep(detector, tiny.TinyDetector().eval())
+        tiny.tiny_train(out_dir, 9, step=step, checkpoint_every=3, ema_decay=ema_decay)
+        return step
+
+    whole = run(tmp_path / "whole", tiny.TinyDetector())
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "parted", FailingDetector(tiny, at=12))  # two calls a step
+    parted = run(tmp_path / "parted", tiny.TinyDetector())
+    assert_same_weights(tmp_path / "whole" / "last", tmp_path / "parted" / "last")
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(parted.state_dict()[name], weight), name
+    again = run(tmp_path / "whole", tiny.TinyDetector())  # has ended
+    assert torch.equal(again.transform.weight, whole.transform.weight)
+    saved = load_file(tmp_path / "whole" / "last" / "step.safetensors")
+    assert sorted(saved) == ["transform.bias", "transform.weight"]
 
 
 def test_the_average_is_validated_and_saved(tiny: ModuleType, tmp_path: Path) -> None:

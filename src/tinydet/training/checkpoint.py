@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import tinydet
@@ -246,10 +246,12 @@ def _save_state(folder: Path, state: TrainingState) -> None:
 
 
 def _save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    # Copies: the format refuses tensors that share memory.
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, file)
-    with open(file, "rb") as written:
-        os.fsync(written.fileno())
+    # Copies: the format refuses tensors that share memory. Written here, since `save_file` lets only the owner read.
+    content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+    with open(file, "wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
 
 
 def _described(detector: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
