@@ -26,17 +26,20 @@ class MimicConfig:
     Attributes:
         weight: lambda of Eq. 4.
         regions: N, counted for each image; 128 for Faster R-CNN, 2000 for R-FCN (section 3.5).
-        region_source: whose proposals the regions are.
+        region_source: whose proposals the regions are (a one-stage detector's are its confident default boxes), or the
+            labelled `objects`.
         output_size: bins along each side of a pooled region.
         per_entry: divide each region's squared distance by its number of entries, as Li et al. 2017 (Eq. 2) do with
             m_i. Off, the loss is Eq. 5 as written, whose size grows with the teacher's channels.
+        maps: which of a detector's maps are mimicked, 0 being the finest; None: all, or SSD's `quantized_maps`.
     """
 
     weight: float = 1.0
     regions: int = 128
-    region_source: Literal["teacher", "student"] = "teacher"
+    region_source: Literal["teacher", "student", "objects"] = "teacher"
     output_size: int = 7
     per_entry: bool = False
+    maps: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.regions < 1 or self.output_size < 1 or self.weight < 0:
