@@ -131,12 +131,17 @@ def random_windows(batch: Batch, least_side: float) -> Batch:
 
 
 class ValidateAccuracy:
-    """Measures the share of images whose best class is the right one; with several processes each takes its share."""
+    """Measures the share of images whose best class is the right one; with several processes each takes its share.
+
+    Attributes:
+        skipped: why, by image id, for each image that could not be read so far.
+    """
 
     def __init__(self, samples: Sequence[Sample], batch_size: int = 64) -> None:
         if not samples:
             raise InputError("there is no image to validate on")
         self.samples, self.batch_size = tuple(samples), batch_size
+        self.skipped: dict[str, str] = {}
 
     def __call__(self, classifier: Any) -> Validation:
         rank, world_size = process_place()
@@ -163,7 +168,9 @@ class ValidateAccuracy:
             try:
                 pixels, original_hw = resized_pixels(sample, classifier.config.preprocessing, View())
             except InputError as error:
-                log.warning("image %r is left out of the validation: %s", sample.image_id, error)
+                if sample.image_id not in self.skipped:
+                    log.warning("image %r is left out of the validation: %s", sample.image_id, error)
+                self.skipped[sample.image_id] = str(error)
                 continue
             rendered.append(Rendered(sample.image_id, sample.image_id, pixels, original_hw, None))
             labels.append(int(sample.annotations.labels[0]))

@@ -82,12 +82,13 @@ def pretrain(
         raise InputError(str(error)) from error
     training, validation = dataset.split("train"), dataset.split("val")
     loader = make_loader(training, classifier.config.preprocessing, batch_size, augment, seed)
+    validate = ValidateAccuracy(validation)
     result = train(
         ClassificationStep(classifier, learning),
         loader,
         schedule,
         out,
-        validate=ValidateAccuracy(validation),
+        validate=validate,
         validate_every=max(1, iterations // 10),
         device=chosen_device,
         title=out.name,
@@ -96,7 +97,7 @@ def pretrain(
     accuracy = result.metrics["accuracy"]
     weights_file = out / "weights.safetensors"
     save_backbone(weights_file, classifier, accuracy)
-    skipped = len(dataset.faults) + len(loader.skipped)
+    skipped = len(dataset.faults) + len(loader.skipped) + len(validate.skipped)
     print(
         f"{weights_file}: accuracy {accuracy:.4f} on {result.metrics['images']} images of {len(dataset.classes)} "
         f"classes, trained on {len(training) - len(loader.skipped)}; {skipped} images could not be read"
