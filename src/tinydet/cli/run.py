@@ -96,6 +96,13 @@ def run(
         Path | None, typer.Option(metavar="FILE", help="The students' backbone weights, such as `pretrain` makes.")
     ] = None,
     regions: Annotated[int | None, typer.Option(metavar="N", help="Regions mimicked in each image.")] = None,
+    mimic_weight: Annotated[
+        float | None, typer.Option("--lambda", metavar="X", help="Weight of the mimic loss, instead of the table's.")
+    ] = None,
+    per_entry: Annotated[
+        bool,
+        typer.Option("--per-entry", help="Mimic loss divided by a region's entries, instead of summed as in Eq. 5."),
+    ] = False,
     quantizer_stride: Annotated[float, typer.Option(metavar="S", help="Q's codes are 0, S, 2S, ...")] = 1.0,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     latency_images: Annotated[int, typer.Option(metavar="N", help="Images timed; 0: none.")] = 20,
@@ -139,6 +146,8 @@ def run(
         teacher_weights=teacher_weights,
         student_weights=student_weights,
         regions=regions,
+        mimic_weight=mimic_weight,
+        per_entry=per_entry,
         quantizer_stride=quantizer_stride,
         device=one_of("device", device, "auto", "cpu", "cuda"),
         latency_images=latency_images,

@@ -231,7 +231,7 @@ class _Chain:
 
         if variant.mimic is None:
             return self._train_student(stage, lambda: DetectionStep(start()), seed)
-        mimic = replace(variant.mimic, regions=self.options.regions or variant.mimic.regions)
+        mimic = self._mimic(variant.mimic)
         teacher_folder = self.teacher(teacher_quantizer)
         if not variant.two_stage:
             return self._train_student(
@@ -248,6 +248,15 @@ class _Chain:
     def _train_student(self, stage: str, make_step: Callable[[], Any], seed: int, share: float = 1.0) -> Path:
         return self.bench.train(
             stage, make_step, self.schedule(self.options.student_weights, share), seed, self.plan.augment
+        )
+
+    def _mimic(self, config: MimicConfig) -> MimicConfig:
+        options = self.options
+        return replace(
+            config,
+            regions=options.regions or config.regions,
+            weight=config.weight if options.mimic_weight is None else options.mimic_weight,
+            per_entry=options.per_entry or config.per_entry,
         )
 
     def _taught_by(self, folder: Path, mimic: MimicConfig) -> Teacher:
@@ -293,6 +302,7 @@ class _Chain:
             "teacher": _network(self.teacher_choice, self.options.teacher_weights),
             "student": _network(self.student_choice, self.options.student_weights),
             "learning rate": f"{schedule.learning_rate:g}",
+            "mimic loss": "divided by a region's entries" if self.options.per_entry else "summed over a region (Eq. 5)",
             "Q": f"codes 0, {self.quantizer.stride:g}, {2 * self.quantizer.stride:g}, ...",
         }
 

@@ -27,6 +27,8 @@ class RecipeOptions:
         teacher: checkpoint of a teacher that is already trained.
         teacher_weights, student_weights: backbone weights to start from, such as ImageNet's or those of `pretrain`.
         learning_rate: the paper's 0.001 from pretrained weights; from scratch ten times that.
+        regions, mimic_weight: N and lambda of the mimic loss.
+        per_entry: the mimic loss is divided by the entries of a region (Li et al. 2017), not summed as in Eq. 5.
         latency_images: images timed for the milliseconds column; 0 leaves it out.
     """
 
@@ -48,6 +50,8 @@ class RecipeOptions:
     teacher_weights: Path | None = None
     student_weights: Path | None = None
     regions: int | None = None
+    mimic_weight: float | None = None
+    per_entry: bool = False
     quantizer_stride: float = 1.0
     device: DeviceChoice = "auto"
     latency_images: int = 20
