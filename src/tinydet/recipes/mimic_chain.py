@@ -1,8 +1,8 @@
 """The chain that every table of Quantization Mimic is a part of: teacher, quantized teacher, students, and one table.
 
 Wei et al. 2018, section 3.3: a full-precision teacher is trained; Q is put on its last feature map and it is
-fine-tuned; students learn to match it in regions of interest. One teacher serves all students of a run, and each variant has one
-student a seed.
+fine-tuned; students learn to match it in regions of interest. One teacher serves all students of a run, and each
+variant has one student a seed.
 """
 
 from __future__ import annotations
