@@ -102,9 +102,10 @@ class MimicStep(nn.Module):
 
 
 class FeatureMimicStep(nn.Module):
-    """The mimic loss alone, on the teacher's regions or the objects: the reproduction's first stage, for the feature extractor.
+    """The mimic loss alone: the reproduction's first stage, for the feature extractor.
 
-    Only the student's backbone runs and learns; its detector is trained end to end afterwards.
+    The regions are the teacher's, or the objects'. Only the student's maps are computed and learn; its detector is
+    trained end to end afterwards.
     """
 
     def __init__(self, detector: Detector, teacher: Teacher, config: MimicConfig) -> None:
