@@ -56,6 +56,16 @@ def test_every_backbone_learns_and_detects(config):
         assert (found.boxes_xyxy <= torch.tensor([width, height, width, height])).all()
 
 
+def test_half_precision_trains():
+    torch.manual_seed(0)
+    detector = RFCN(RFCNConfig(("x", "y", "z"), VGGConfig(32), GRAY)).train()
+    batch = make_batch(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = detector.criterion(detector(batch), batch.targets)
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in detector.parameters())
+
+
 class DrawnMaps(nn.Module):
     """Score maps on which one object of class `label` stands on the cells of `box`, each ninth on its own map."""
 

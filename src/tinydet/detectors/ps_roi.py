@@ -5,7 +5,7 @@ from the left.
 
 Bins are averaged by torchvision's `ps_roi_align`, not by the original `ps_roi_pool`: that one rounds a bin to whole
 cells, and at stride 16 the nine bins of a small face then cover the same cell or none. Aligned bins keep the position
-that they are named after, and consist of RoIAlign, which export formats know.
+that they are named after.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torchvision.ops import ps_roi_align as torchvision_ps_roi_align
-from torchvision.ops import roi_align
 
 SAMPLES_PER_BIN = 2
 
@@ -21,17 +20,12 @@ SAMPLES_PER_BIN = 2
 def ps_roi_align(maps: Tensor, boxes_xyxy: list[Tensor], stride: int, bins: int) -> Tensor:
     """`[R, D, bins, bins]` from `[B, D * bins * bins, H, W]` maps and one `[R_i, 4]` an image in input pixels.
 
-    No gradient flows to the boxes.
+    No gradient flows to the boxes. Maps in half precision are pooled in float32, for which torchvision has a kernel on
+    every device.
     """
-    return torchvision_ps_roi_align(maps, boxes_xyxy, bins, 1 / stride, SAMPLES_PER_BIN)
-
-
-def ps_roi_align_by_roi_align(maps: Tensor, boxes_xyxy: list[Tensor], stride: int, bins: int) -> Tensor:
-    """The same values from RoIAlign of every map, of which each bin keeps its own: for formats without the former."""
-    every = roi_align(maps, boxes_xyxy, bins, 1 / stride, SAMPLES_PER_BIN, aligned=True)  # [R, D * k * k, k, k]
-    own = every.reshape(every.shape[0], -1, bins * bins, bins * bins)  # [R, D, the map's bin, the region's bin]
-    pooled = torch.diagonal(own, dim1=2, dim2=3)
-    return pooled.reshape(pooled.shape[0], -1, bins, bins)
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    regions = [boxes.to(dtype) for boxes in boxes_xyxy]
+    return torchvision_ps_roi_align(maps.to(dtype), regions, bins, 1 / stride, SAMPLES_PER_BIN)
 
 
 def vote(pooled: Tensor) -> Tensor:
