@@ -106,6 +106,10 @@ def run(
     quantizer_stride: Annotated[float, typer.Option(metavar="S", help="Q's codes are 0, S, 2S, ...")] = 1.0,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     latency_images: Annotated[int, typer.Option(metavar="N", help="Images timed; 0: none.")] = 20,
+    wider_ground_truth: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="WIDER FACE's official ground truth: measure easy, medium and hard."),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the summary there.")
     ] = None,
@@ -151,6 +155,7 @@ def run(
         quantizer_stride=quantizer_stride,
         device=one_of("device", device, "auto", "cpu", "cuda"),
         latency_images=latency_images,
+        wider_ground_truth=wider_ground_truth,
         command=shlex.join(["tinydet", *sys.argv[1:]]),
     )
     summary = chosen.run(options)

@@ -30,6 +30,7 @@ class DetectorChoice:
         shorter_side: of the resized images. Default anchors are scaled with it.
         gray: one input channel instead of three.
         anchor_sides, anchor_ratios: in pixels of the resized image; height divided by width.
+        groups: of vgg16's convolutions; `VGGConfig` says what it does to them.
     """
 
     detector: DetectorKind = "faster_rcnn"
@@ -42,6 +43,7 @@ class DetectorChoice:
     anchor_ratios: tuple[float, ...] | None = None
     quantizer: QuantizerConfig | None = None
     class_agnostic_boxes: bool = False
+    groups: int | Literal["depthwise"] = 1
 
 
 def detector_config(choice: DetectorChoice, classes: tuple[str, ...]) -> DetectorConfig:
@@ -92,13 +94,15 @@ def detector_config(choice: DetectorChoice, classes: tuple[str, ...]) -> Detecto
 
 
 def backbone_config(choice: DetectorChoice) -> BackboneConfig:
+    if choice.groups != 1 and choice.backbone != "vgg16":
+        raise InputError(f"convolutions in groups ({choice.groups}): only vgg16 can be split, not {choice.backbone}")
     match choice.backbone:
         case "resnet18":
             return ResNetConfig(18, choice.width, choice.normalization)
         case "resnet50":
             return ResNetConfig(50, choice.width, choice.normalization)
         case "vgg16":
-            return VGGConfig(choice.width, choice.normalization)
+            return VGGConfig(choice.width, choice.normalization, choice.groups)
         case "mobilenet_v1":
             return MobileNetConfig(choice.width, choice.normalization)
 

@@ -34,10 +34,20 @@ class VariantFigures:
     blocks: dict[str, BlockFigures] = field(default_factory=dict)
 
 
-def variant_figures(folder: Path, samples: Sequence[Sample], latency_images: int, packed: Path) -> VariantFigures:
-    """Measure a checkpoint; its packed file, proved to detect the same, is written to `packed`."""
+def variant_figures(
+    folder: Path,
+    samples: Sequence[Sample],
+    latency_images: int,
+    packed: Path,
+    input_hw: tuple[int, int] | None = None,
+) -> VariantFigures:
+    """Measure a checkpoint; its packed file, proved to detect the same, is written to `packed`.
+
+    Args:
+        input_hw: the size that multiply-adds are counted at; None: that of the first sample.
+    """
     detector, info = load_checkpoint(folder)
-    input_hw = detector.config.preprocessing.resized_hw(samples[0].size_hw)
+    input_hw = input_hw or detector.config.preprocessing.resized_hw(samples[0].size_hw)
     complexity = measure_complexity(detector, input_hw)
     pictures = [sample.open_image() for sample in samples[: max(_PROOF_IMAGES, latency_images)]]
     export_detector(detector, packed, "packed", samples=pictures[:_PROOF_IMAGES], metrics=info.metrics, run=info.extra)

@@ -7,7 +7,7 @@ variant has one student a seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +22,10 @@ from tinydet.distill.mimic import MimicConfig
 from tinydet.distill.steps import FeatureMimicStep, MimicStep
 from tinydet.distill.teacher import Teacher
 from tinydet.errors import InputError
-from tinydet.quantizers import QuantizerConfig, UniformQuantizerConfig
+from tinydet.quantizers import PowerOfTwoQuantizerConfig, QuantizerConfig, UniformQuantizerConfig
 from tinydet.recipes.figures import variant_figures
 from tinydet.recipes.recipe import RecipeOptions
-from tinydet.recipes.workbench import Workbench
+from tinydet.recipes.workbench import METRICS, Workbench
 from tinydet.report.page import write_report
 from tinydet.report.summary import PaperTable, RunSummary, SeedResult, VariantSummary, write_summary
 from tinydet.training.checkpoint import load_checkpoint
@@ -46,12 +46,21 @@ class TeacherVariant:
     Attributes:
         quantized: by fine-tuning with Q, at inference only (its weights untouched), or not.
         paper: its numbers, fractions of 1.
+        quantizer: this row's Q, instead of the run's.
+        change: makes another network of the plan's teacher. It is trained for comparison, from random weights, and
+            teaches nobody.
     """
 
     name: str
     title: str
     quantized: Literal["no", "fine-tuned", "inference"] = "no"
     paper: dict[str, float | None] = field(default_factory=dict)
+    quantizer: QuantizerConfig | None = None
+    change: Callable[[DetectorChoice], DetectorChoice] | None = None
+
+    def __post_init__(self) -> None:
+        if self.change and self.quantized != "no":
+            raise ValueError(f"{self.name}: a changed teacher is trained in full precision only")
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,9 @@ class StudentVariant:
     Attributes:
         mimic: None for a student without a teacher.
         two_stage: the reproduction's schedule: the backbone by mimic loss alone first, then plain training.
-        choice: what differs from the plan's student network.
+        quantizer: this row's Q, of teacher and student, instead of the run's.
+        regions: this row's N, whatever the run's.
+        change: makes another network of the plan's student; it starts from random weights.
     """
 
     name: str
@@ -73,6 +84,7 @@ class StudentVariant:
     quantizer: QuantizerConfig | None = None
     paper: dict[str, float | None] = field(default_factory=dict)
     change: Callable[[DetectorChoice], DetectorChoice] | None = None
+    regions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,8 @@ class MimicPlan:
     Attributes:
         teacher, student: the networks, before the options of a run change them.
         schedule: the paper's, of the teacher and of each student.
+        complexity_input_hw: the size that multiply-adds are counted at; None: that of the first test image.
+        finish: adds to the summary what this table alone has.
     """
 
     name: str
@@ -96,30 +110,35 @@ class MimicPlan:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     configure: Callable[[DetectorConfig], DetectorConfig] = lambda config: config
     notes: tuple[str, ...] = ()
+    complexity_input_hw: tuple[int, int] | None = None
+    finish: Callable[[MimicChain, RunSummary], RunSummary] = lambda chain, summary: summary
 
 
 def run_mimic_chain(plan: MimicPlan, options: RecipeOptions) -> RunSummary:
     """Make a table: train what is still to be trained, measure, and write `summary.json` and `report.html`."""
-    chain = _Chain(plan, options)
+    chain = MimicChain(plan, options)
     variants = [chain.teacher_row(variant) for variant in plan.teachers]
     variants += [chain.student_row(variant) for variant in plan.students]
     summary = RunSummary(
         recipe=plan.name,
         title=plan.title,
         asked=chain.bench.asked(chain.budget_in_words(), chain.settings()),
-        protocol="VOC 2007: mean of eleven precisions, IoU 0.5",
-        metric_names=("mAP",),
+        protocol=chain.bench.protocol_in_words,
+        metric_names=metric_names(chain.bench.metrics, (variant.paper for variant in variants)),
         variants=tuple(variants),
         paper=plan.paper,
         notes=plan.notes,
     )
+    summary = plan.finish(chain, summary)
     write_summary(summary, options.out)
     chain.bench.save_pictures()
     write_report(options.out)
     return summary
 
 
-class _Chain:
+class MimicChain:
+    """One run of a plan: each method trains what it needs and is not yet there."""
+
     def __init__(self, plan: MimicPlan, options: RecipeOptions) -> None:
         self.plan, self.options = plan, options
         self.bench = Workbench(options)
@@ -179,10 +198,13 @@ class _Chain:
                     f"{', '.join(self.bench.classes)}"
                 )
             return self.options.teacher
-        weights, seed = self.options.teacher_weights, self.options.seeds[0]
+        return self._scratch_teacher("teacher", self.teacher_choice, self.options.teacher_weights)
+
+    def _scratch_teacher(self, stage: str, choice: DetectorChoice, weights: Path | None) -> Path:
+        seed = self.options.seeds[0]
         return self.bench.train(
-            "teacher",
-            lambda: DetectionStep(self._fresh(self.config(self.teacher_choice, None, weights), weights, seed)),
+            stage,
+            lambda: DetectionStep(self._fresh(self.config(choice, None, weights), weights, seed)),
             self.schedule(weights),
             seed,
             self.plan.augment,
@@ -193,7 +215,7 @@ class _Chain:
         whole = self.schedule(weights, FINE_TUNE_SHARE)
         last_rate = whole.learning_rate_at(whole.iterations) if whole.milestones else whole.learning_rate
         return self.bench.train(
-            f"teacher_{_name(quantizer)}",
+            f"teacher_{self._name(quantizer)}",
             lambda: DetectionStep(with_quantizer(load_checkpoint(full)[0], quantizer)),
             replace(whole, learning_rate=last_rate, milestones=()),
             self.options.seeds[0],
@@ -201,11 +223,22 @@ class _Chain:
         )
 
     def teacher_row(self, variant: TeacherVariant) -> VariantSummary:
-        quantizer = self.quantizer if variant.quantized == "fine-tuned" else None
-        folder = self.teacher(quantizer)
-        change = (lambda d: with_quantizer(d, self.quantizer)) if variant.quantized == "inference" else None
+        quantizer = variant.quantizer or self.quantizer
+        if variant.change:
+            folder = self._scratch_teacher(variant.name, variant.change(self.teacher_choice), None)
+        else:
+            folder = self.teacher(quantizer if variant.quantized == "fine-tuned" else None)
+        change = (lambda d: with_quantizer(d, quantizer)) if variant.quantized == "inference" else None
         result = self.bench.measure(variant.name, folder, self.options.seeds[0], change)
         return self._row(variant.name, variant.title, folder, (result,), variant.paper)
+
+    def _name(self, quantizer: QuantizerConfig) -> str:
+        """Of the stage that fine-tunes a teacher with this Q."""
+        match quantizer:
+            case PowerOfTwoQuantizerConfig():
+                return "power_of_two"
+            case UniformQuantizerConfig(stride):
+                return "quantized" if stride == self.quantizer.stride else f"quantized_stride_{stride:g}"
 
     # Students
 
@@ -220,7 +253,8 @@ class _Chain:
 
     def student(self, variant: StudentVariant, seed: int) -> Path:
         """The folder of a trained student."""
-        weights, stage = self.options.student_weights, f"{variant.name}/seed{seed}"
+        stage = f"{variant.name}/seed{seed}"
+        weights = None if variant.change else self.options.student_weights
         quantizer = variant.quantizer or self.quantizer
         choice = variant.change(self.student_choice) if variant.change else self.student_choice
         config = self.config(choice, quantizer if variant.student_quantized else None, weights)
@@ -230,31 +264,32 @@ class _Chain:
             return self._fresh(config, weights, seed)
 
         if variant.mimic is None:
-            return self._train_student(stage, lambda: DetectionStep(start()), seed)
-        mimic = self._mimic(variant.mimic)
+            return self._train_student(stage, lambda: DetectionStep(start()), seed, weights)
+        mimic = self._mimic(variant, variant.mimic)
         teacher_folder = self.teacher(teacher_quantizer)
         if not variant.two_stage:
             return self._train_student(
-                stage, lambda: MimicStep(start(), self._taught_by(teacher_folder, mimic), mimic), seed
+                stage, lambda: MimicStep(start(), self._taught_by(teacher_folder, mimic), mimic), seed, weights
             )
         first = self._train_student(
             f"{stage}_features",
             lambda: FeatureMimicStep(start(), self._taught_by(teacher_folder, mimic), mimic),
             seed,
+            weights,
             FIRST_STAGE_SHARE,
         )
-        return self._train_student(stage, lambda: DetectionStep(load_checkpoint(first)[0]), seed)
+        return self._train_student(stage, lambda: DetectionStep(load_checkpoint(first)[0]), seed, weights)
 
-    def _train_student(self, stage: str, make_step: Callable[[], Any], seed: int, share: float = 1.0) -> Path:
-        return self.bench.train(
-            stage, make_step, self.schedule(self.options.student_weights, share), seed, self.plan.augment
-        )
+    def _train_student(
+        self, stage: str, make_step: Callable[[], Any], seed: int, weights: Path | None, share: float = 1.0
+    ) -> Path:
+        return self.bench.train(stage, make_step, self.schedule(weights, share), seed, self.plan.augment)
 
-    def _mimic(self, config: MimicConfig) -> MimicConfig:
+    def _mimic(self, variant: StudentVariant, config: MimicConfig) -> MimicConfig:
         options = self.options
         return replace(
             config,
-            regions=options.regions or config.regions,
+            regions=variant.regions or options.regions or config.regions,
             weight=config.weight if options.mimic_weight is None else options.mimic_weight,
             per_entry=options.per_entry or config.per_entry,
         )
@@ -277,7 +312,9 @@ class _Chain:
         self, name: str, title: str, folder: Path, results: tuple[SeedResult, ...], paper: dict[str, float | None]
     ) -> VariantSummary:
         packed = self.options.out / "packed" / f"{name}.tinydet"
-        figures = variant_figures(folder, self.bench.test_samples, self.options.latency_images, packed)
+        figures = variant_figures(
+            folder, self.bench.test_samples, self.options.latency_images, packed, self.plan.complexity_input_hw
+        )
         return VariantSummary(
             name,
             title,
@@ -314,8 +351,10 @@ def with_quantizer(detector: Any, quantizer: QuantizerConfig) -> Any:
     return changed
 
 
-def _name(quantizer: QuantizerConfig) -> str:
-    return "quantized" if isinstance(quantizer, UniformQuantizerConfig) else "power_of_two"
+def metric_names(measured: tuple[str, ...], paper: Iterable[Mapping[str, float | None]]) -> tuple[str, ...]:
+    """What was measured, then the metrics in which the paper's numbers are and ours are not."""
+    theirs = {name for numbers in paper for name in numbers}
+    return (*measured, *(name for name in METRICS if name in theirs and name not in measured))
 
 
 def _network(choice: DetectorChoice, weights: Path | None) -> str:

@@ -29,6 +29,7 @@ class RecipeOptions:
         learning_rate: the paper's 0.001 from pretrained weights; from scratch ten times that.
         regions, mimic_weight: N and lambda of the mimic loss.
         per_entry: the mimic loss is divided by the entries of a region (Li et al. 2017), not summed as in Eq. 5.
+        wider_ground_truth: folder of WIDER FACE's official ground truth; accuracy is then easy, medium and hard.
         latency_images: images timed for the milliseconds column; 0 leaves it out.
     """
 
@@ -55,6 +56,7 @@ class RecipeOptions:
     quantizer_stride: float = 1.0
     device: DeviceChoice = "auto"
     latency_images: int = 20
+    wider_ground_truth: Path | None = None
     command: str = ""
 
     def __post_init__(self) -> None:

@@ -14,8 +14,10 @@ from tinydet.data.loader import make_loader
 from tinydet.data.transforms import AugmentConfig
 from tinydet.datasets import open_dataset, usable_samples
 from tinydet.datasets.selection import select_splits
+from tinydet.errors import InputError
 from tinydet.evaluation import evaluate
 from tinydet.evaluation.results import Protocol
+from tinydet.evaluation.wider_face import SUBSETS, read_ground_truth
 from tinydet.files import read_json, write_json
 from tinydet.machine import installed_versions, this_machine
 from tinydet.recipes.recipe import RecipeOptions
@@ -29,6 +31,14 @@ from tinydet.training.validation import detect_samples
 
 PICTURES = 6
 
+METRICS = ("mAP", *SUBSETS)
+"""Accuracies that a table may have, in the order of its columns."""
+
+_IN_WORDS: dict[Protocol, str] = {
+    "voc07": "VOC 2007: mean of eleven precisions, IoU 0.5",
+    "wider": "WIDER FACE's own protocol: AP of the easy, medium and hard faces of its validation set",
+}
+
 
 class Workbench:
     """One run: its data is opened once, and each of its stages is a folder in `options.out`.
@@ -37,11 +47,16 @@ class Workbench:
     run whatever stopped it.
 
     Attributes:
+        protocol: WIDER FACE's where its ground truth is given, else the 11-point rule of VOC 2007.
+        metrics: that the protocol measures, the table's columns.
         pictured: the test images that the report shows.
     """
 
-    def __init__(self, options: RecipeOptions, protocol: Protocol = "voc07") -> None:
-        self.options, self.protocol = options, protocol
+    def __init__(self, options: RecipeOptions) -> None:
+        self.options = options
+        self.protocol: Protocol = "wider" if options.wider_ground_truth else "voc07"
+        self.metrics = SUBSETS if options.wider_ground_truth else ("mAP",)
+        self.protocol_in_words = _IN_WORDS[self.protocol]
         self._started = time.monotonic()
         self._pictured: dict[str, list[Detections]] = {}
         chosen = select_splits(open_dataset(options.data), options.train_split, options.test_split)
@@ -50,6 +65,25 @@ class Workbench:
         self.train_samples = usable_samples(self.dataset, chosen.train)
         self.test_samples = usable_samples(self.dataset, chosen.test)
         self.pictured = tuple(sample for sample in self.test_samples if len(sample.annotations))[:PICTURES]
+        if options.wider_ground_truth:
+            self._check_wider(options.wider_ground_truth)
+
+    def _check_wider(self, folder: Path) -> None:
+        """Before hours of training: the test images are those of the official ground truth."""
+        official = read_ground_truth(folder)
+        tested = {sample.image_id for sample in self.test_samples}
+        unknown = sorted(tested - official.keys())
+        if unknown:
+            raise InputError(
+                f"{folder}: {len(unknown)} of the {len(tested)} images of {self.test_split} are not in the ground "
+                f"truth, such as {unknown[0]!r}; the protocol is for WIDER FACE's own validation images alone"
+            )
+        if len(tested) < len(official):
+            missing = len(official) - len(tested)
+            self.say(
+                f"{missing} of the ground truth's {len(official)} images are not in {self.test_split}: "
+                "their faces count as missed"
+            )
 
     def say(self, text: str) -> None:
         print(f"tinydet: {text}", file=sys.stderr, flush=True)
@@ -80,7 +114,8 @@ class Workbench:
             variant: whose pictures these are; those of its first seed are shown.
             change: what is done to the detector before, such as putting Q into it.
         """
-        kept = self.options.out / "evaluations" / f"{variant}_seed{seed}.json"
+        rule = "_wider" if self.protocol == "wider" else ""
+        kept = self.options.out / "evaluations" / f"{variant}_seed{seed}{rule}.json"
         if not kept.is_file():
             write_json(kept, self._measured(variant, folder, seed, change))
         content = read_json(kept)
@@ -95,7 +130,8 @@ class Workbench:
         if change is not None:
             detector = change(detector).eval()
         found = detect_samples(detector, self.test_samples)
-        result = evaluate(self.test_samples, found, self.classes, self.protocol)
+        truth = self.options.wider_ground_truth
+        result = evaluate(self.test_samples, found, self.classes, self.protocol, truth)
         log, took = folder / "losses.jsonl", folder / "seconds.json"
         own_log = log.is_file() and log.is_relative_to(self.options.out)
         plain = result.as_json()
