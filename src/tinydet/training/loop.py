@@ -244,6 +244,9 @@ class _Run:
         if not all(map(math.isfinite, means)) or not (engine.scaler or math.isfinite(norm_value)):
             self._refuse(batch, dict(zip(losses, own.tolist())), norm_value)
         self.fabric_optimizer.step()
+        after_update = getattr(self.step, "after_update", None)
+        if after_update:
+            after_update(self.done + 1)
         if self.average:
             self.average.update(self.done)
         self.losses = dict(zip(losses, means))

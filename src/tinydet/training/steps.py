@@ -25,6 +25,9 @@ class Step(Protocol):
     passes the count through `tinydet.processes.mean_over_processes`. Batch normalization that trains takes each
     process's own statistics.
 
+    A step may also have `after_update(done)`, called after each optimizer step with the number of those done: where
+    weights must keep a form that the optimizer knows nothing of (zeros that stay zero, values that stay shared).
+
     Attributes:
         detector: what is being made: it is validated and saved, and its `config` with it.
     """
