@@ -41,7 +41,7 @@ class DigitsConfig:
         digit_height: least and most height of a digit, pixels.
     """
 
-    train: int = 600
+    train: int = 1000
     val: int = 80
     test: int = 160
     seed: int = 0
@@ -84,7 +84,7 @@ def from_words(words: str, classes: Sequence[str] | None = None) -> Dataset:
 
 
 def make_digits(
-    train: int = 600, val: int = 80, test: int = 160, size_hw: tuple[int, int] = (160, 208), seed: int = 0
+    train: int = 1000, val: int = 80, test: int = 160, size_hw: tuple[int, int] = (160, 208), seed: int = 0
 ) -> Dataset:
     """The set with so many images a split, of this height and width."""
     return make_dataset(DigitsConfig(train=train, val=val, test=test, seed=seed, height=size_hw[0], width=size_hw[1]))
