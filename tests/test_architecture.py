@@ -14,7 +14,7 @@ import tinydet
 ROOT = Path(tinydet.__file__).parent
 
 LIGHT = (
-    "records boxes errors files preprocessing datasets evaluation packed runtime report drawing machine benchmark cli"
+    "records boxes errors files preprocessing datasets evaluation packed runtime loading report drawing machine cli"
 ).split()
 """What installs and runs without PyTorch."""
 
@@ -24,7 +24,7 @@ LAYERS = (
     ("records",),
     ("datasets", "evaluation", "drawing", "packed"),
     ("report", "runtime"),
-    ("benchmark", "data", "backbones"),
+    ("benchmark", "loading", "data", "backbones"),
     ("detectors",),
     ("complexity", "training"),
     ("distill", "export", "pretraining"),

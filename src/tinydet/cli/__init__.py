@@ -32,6 +32,8 @@ def _register_verbs() -> None:
     from tinydet.cli import (  # noqa: F401
         complexity,
         data,
+        detect,
+        export,
         packed,
         pretrain,
         report,

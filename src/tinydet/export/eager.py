@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -41,12 +40,12 @@ class EagerDetector:
     @overload
     def __call__(self, image: ImageLike) -> Detections: ...
     @overload
-    def __call__(self, image: Sequence[ImageLike]) -> list[Detections]: ...
-    def __call__(self, image: ImageLike | Sequence[ImageLike]) -> Detections | list[Detections]:
+    def __call__(self, image: list[ImageLike]) -> list[Detections]: ...
+    def __call__(self, image: ImageLike | list[ImageLike]) -> Detections | list[Detections]:
         """As `tinydet.Detector`."""
-        if isinstance(image, list | tuple):
+        if isinstance(image, list):
             return [self(one) for one in image]
-        pixels = decode(image)  # type: ignore[arg-type]
+        pixels = decode(image)
         return self.finish(self.run(self.prepare(pixels)), pixels)
 
     def prepare(self, pixels: Pixels) -> Pixels:

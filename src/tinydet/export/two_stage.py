@@ -75,14 +75,14 @@ def add_two_stage(graph: GraphBuilder, image: str, detector: TwoStageDetector) -
             graph, graph.op("Transpose", region_deltas, perm=[1, 0]), centres, sizes, WEIGHTS, limit_xy
         )
         shared = graph.op("Transpose", graph.op("Concat", first, second, axis=0), perm=[1, 0])  # [R, 4]
-        boxes = for_every_class(graph, shared, scores)
+        class_boxes = for_every_class(graph, shared, scores)
     else:
         axis = graph.constant([1])
-        limit_xy, centres, sizes = (graph.op("Unsqueeze", x, axis) for x in (limit_xy, centres, sizes))
+        limit, centres, sizes = (graph.op("Unsqueeze", x, axis) for x in (limit_xy, centres, sizes))
         deltas = graph.op("Transpose", region_deltas, perm=[2, 1, 0])  # [4, classes, R]
-        first, second = decoded(graph, deltas, centres, sizes, WEIGHTS, limit_xy)
-        boxes = graph.op("Transpose", graph.op("Concat", first, second, axis=0), perm=[1, 2, 0])
-    kept_detections(graph, boxes, scores, regions.score_threshold, regions.nms_iou, regions.most)
+        first, second = decoded(graph, deltas, centres, sizes, WEIGHTS, limit)
+        class_boxes = graph.op("Transpose", graph.op("Concat", first, second, axis=0), perm=[1, 2, 0])
+    kept_detections(graph, class_boxes, scores, regions.score_threshold, regions.nms_iou, regions.most)
 
 
 def _regions(
@@ -96,7 +96,8 @@ def _regions(
             votes = graph.op("Concat", *position_sensitive, axis=1)
             votes = votes_of_bins(graph, votes, boxes, strides[0], size)
             classes = len(config.classes) + 1
-            cut = graph.constant([classes, detector.heads.box_maps.out_channels // size**2])
+            boxed = 1 if config.regions.class_agnostic_boxes else classes - 1
+            cut = graph.constant([classes, 4 * boxed])
             logits, deltas = graph.ops("Split", votes, cut, outputs=2, axis=1)
             if not config.regions.class_agnostic_boxes:
                 deltas = graph.op("Reshape", deltas, graph.constant([-1, classes - 1, 4]))

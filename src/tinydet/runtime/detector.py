@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal, overload
 
 import numpy as np
@@ -56,7 +56,7 @@ class Detector:
         self.file_bytes = file.file_bytes
         self.score_threshold = _checked_threshold(score_threshold, file.description)
         self.most = _checked_most(most, file.description)
-        self._labels = _labels_of(classes, file.description.classes)
+        self._labels = labels_of(classes, file.description.classes)
         self._resizing = resizing
         self._resizes_itself = False
         self._engine = self._make_engine(file, engine, threads)
@@ -74,8 +74,8 @@ class Detector:
     @overload
     def __call__(self, image: ImageLike) -> Detections: ...
     @overload
-    def __call__(self, image: Sequence[ImageLike]) -> list[Detections]: ...
-    def __call__(self, image: ImageLike | Sequence[ImageLike]) -> Detections | list[Detections]:
+    def __call__(self, image: list[ImageLike]) -> list[Detections]: ...
+    def __call__(self, image: ImageLike | list[ImageLike]) -> Detections | list[Detections]:
         """Detections in one image, or one record for each of a list of images.
 
         Args:
@@ -87,9 +87,9 @@ class Detector:
         Raises:
             InputError: an image cannot be read.
         """
-        if isinstance(image, list | tuple):
+        if isinstance(image, list):
             return [self(one) for one in image]
-        pixels = decode(image)  # type: ignore[arg-type]
+        pixels = decode(image)
         return self.finish(self.run(self.prepare(pixels)), pixels)
 
     def prepare(self, pixels: Pixels) -> Pixels:
@@ -155,7 +155,8 @@ def _checked_most(wanted: int | None, description: ModelDescription) -> int:
     return description.most if wanted is None else wanted
 
 
-def _labels_of(names: Iterable[str] | None, classes: tuple[str, ...]) -> list[int] | None:
+def labels_of(names: Iterable[str] | None, classes: tuple[str, ...]) -> list[int] | None:
+    """The labels of the named classes; None for all."""
     if names is None:
         return None
     wanted = [names] if isinstance(names, str) else list(names)
