@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -210,7 +211,10 @@ def _recompressed(rng: Rng, section: Section) -> Section:
     except PackedFileError:
         content = section.stored
     content = flip(rng, content, []) if rng.random() < 0.8 else bytes(int(rng.integers(1, 1 << 22)))
-    method, stored = general.compress(content, thorough=False)
+    method, deflater = general.DEFLATE, zlib.compressobj(1, zlib.DEFLATED, -15)
+    stored = deflater.compress(content) + deflater.flush()
+    if len(content) < 1 << 14 and rng.random() < 0.3:
+        method, stored = general.compress(content, thorough=False)
     declared = len(content) if rng.random() < 0.7 else section.content_bytes
     return Section(section.kind, method, stored, declared)
 

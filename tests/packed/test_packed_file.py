@@ -139,6 +139,15 @@ def test_limits_can_be_raised_and_lowered() -> None:
     assert len(read_packed(content, Limits(max_tensor_bytes=1 << 40)).tensors) == 2
 
 
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.tinydet"
+    with open(path, "wb") as file:
+        file.write(whole())
+        file.truncate(1 << 40)  # takes no room on the disk
+    with pytest.raises(PackedFileError, match=r"huge\.tinydet: 1,099,511,627,776 bytes, more than"):
+        read_packed(path)
+
+
 def test_what_was_written_can_be_read_however_regular_it_is(tmp_path: Path) -> None:
     """16 MiB of zeros take a few bytes, which a reader would have to refuse as a bomb."""
     zeros = np.zeros(1 << 22, np.float32)

@@ -31,6 +31,11 @@ class Limits:
     free_bytes: int = 4 << 20
     max_expansion: int = 1024
 
+    @property
+    def max_file_bytes(self) -> int:
+        """No file within the other limits is larger."""
+        return self.max_tensor_bytes + self.max_graph_bytes + self.max_metadata_bytes + (64 << 20)
+
     def tensor_bytes_for(self, file_bytes: int) -> int:
         """How many bytes of tensors a file of this size may hold."""
         return min(self.max_tensor_bytes, self.free_bytes + self.max_expansion * file_bytes)

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from tinydet.packed.decoding import TensorCost, decode_tensors, tensor_costs
 from tinydet.packed.encoding import encode_tensors
 from tinydet.packed.graph_coder import compress_graph, decompress_graph
 from tinydet.packed.limits import Limits, PackedFileError
-from tinydet.packed.sections import FORMAT_VERSION, Section, SectionKind, join_sections, split_sections
+from tinydet.packed.sections import FORMAT_VERSION, MAGIC, Section, SectionKind, join_sections, split_sections
 
 Array = NDArray[Any]
 SUFFIX = ".tinydet"
@@ -122,18 +121,20 @@ def read_packed(source: str | os.PathLike[str] | bytes, limits: Limits | None = 
         PackedFileError: not a packed file, damaged, larger than `limits` allow, or made by a newer tinydet.
         InputError: no such file, or it cannot be read.
     """
-    content, where = _content_of(source)
+    limits = limits or Limits()
+    content, where = _content_of(source, limits)
     try:
-        return _unpack(content, limits or Limits())
+        return _unpack(content, limits)
     except PackedFileError as error:
         raise PackedFileError(f"{where}: {error}") from None
 
 
 def describe(source: str | os.PathLike[str] | bytes, limits: Limits | None = None) -> PackedReport:
     """What is in a packed file and what each part takes. Raises as `read_packed` does."""
-    content, where = _content_of(source)
+    limits = limits or Limits()
+    content, where = _content_of(source, limits)
     try:
-        return _describe(content, limits or Limits())
+        return _describe(content, limits)
     except PackedFileError as error:
         raise PackedFileError(f"{where}: {error}") from None
 
@@ -145,15 +146,23 @@ def _same_tensors(first: Mapping[str, Array], second: Mapping[str, Array]) -> bo
     )
 
 
-def _content_of(source: str | os.PathLike[str] | bytes) -> tuple[bytes, str]:
+def _content_of(source: str | os.PathLike[str] | bytes, limits: Limits) -> tuple[bytes, str]:
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source), "these bytes"
+    where = os.fspath(source)
     try:
-        return Path(source).read_bytes(), os.fspath(source)
+        with open(source, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            beginning = file.read(len(MAGIC))
+            if beginning != MAGIC:  # not read whole only to be refused
+                return beginning, where
+            if size > limits.max_file_bytes:
+                raise PackedFileError(f"{where}: {size:,} bytes, more than the {limits.max_file_bytes:,} allowed")
+            return beginning + file.read(), where
     except FileNotFoundError:
-        raise InputError(f"{os.fspath(source)}: no such file") from None
+        raise InputError(f"{where}: no such file") from None
     except OSError as error:
-        raise InputError(f"{os.fspath(source)}: cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{where}: cannot be read: {error.strerror or error}") from error
 
 
 def _unpack(content: bytes, limits: Limits) -> PackedFile:
