@@ -50,7 +50,7 @@ def detect_samples(
     found: dict[str, Detections] = {}
     with evaluating(detector):
         for start in range(0, len(samples), batch_size):
-            batch = _readable(samples[start : start + batch_size], detector.config.preprocessing)
+            batch = readable_batch(samples[start : start + batch_size], detector.config.preprocessing)
             if batch is not None:
                 results = detector.postprocess(detector(batch.to(device)))
                 for place, result in enumerate(results):
@@ -114,7 +114,8 @@ class Validate:
         return Validation(score, result.as_json()["metrics"])
 
 
-def _readable(samples: Sequence[Sample], preprocessing: Any) -> Batch | None:
+def readable_batch(samples: Sequence[Sample], preprocessing: Any) -> Batch | None:
+    """Samples as they are tested, without targets; those that cannot be read are named in a warning and left out."""
     rendered = []
     for sample in samples:
         try:
