@@ -13,9 +13,23 @@ import tinydet
 
 ROOT = Path(tinydet.__file__).parent
 
-LIGHT = (
-    "records boxes errors files preprocessing datasets evaluation packed runtime loading report drawing machine cli"
-).split()
+LIGHT = [
+    "records",
+    "boxes",
+    "errors",
+    "files",
+    "preprocessing",
+    "datasets",
+    "evaluation",
+    "packed",
+    "runtime",
+    "loading",
+    "report",
+    "drawing",
+    "machine",
+    "benchmark",
+    "cli",
+]
 """What installs and runs without PyTorch."""
 
 LAYERS = (

@@ -1,4 +1,4 @@
-"""From any image to the pixels a detector takes. Training, export, runtime and benchmark all use this one description."""
+"""From any image to the pixels a detector takes: one description for training, export, runtime and benchmark."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == self.channel_count:
-            raise ValueError(f"{self.channels} takes {self.channel_count} means and deviations, not {self.mean}, {self.std}")
+            raise ValueError(
+                f"{self.channels} takes {self.channel_count} means and deviations, not {self.mean}, {self.std}"
+            )
         if self.shorter_side < 1 or self.longer_side < self.shorter_side:
             raise ValueError(f"shorter side {self.shorter_side}, longer side {self.longer_side}")
 

@@ -1,7 +1,7 @@
 """What flows between the parts: annotations, samples, data sets and detections.
 
-Boxes are `[N, 4]` float32 in pixels of the original image, `x_min, y_min, x_max, y_max`, with the origin at the top left
-corner of the top left pixel, so that a box's width is `x_max - x_min`. Labels are indices into `classes`, from 0;
+Boxes are `[N, 4]` float32 in pixels of the original image, `x_min, y_min, x_max, y_max`, with the origin at the top
+left corner of the top left pixel, so that a box's width is `x_max - x_min`. Labels are indices into `classes`, from 0;
 background has no index here. Every record is checked when it is made and never changed afterwards.
 """
 

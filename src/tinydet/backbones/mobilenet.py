@@ -1,8 +1,8 @@
 """MobileNetV1 at any width (Howard et al. 2017): conv_pw_11 ends at stride 16, conv_pw_13 at stride 32.
 
-Names follow the published TensorFlow weights (`conv_dw_1` to `conv_pw_13`, a batch norm beside each). Those were trained
-with padding on the right and at the bottom alone; here it is one pixel on every side, which sees the same network on an
-image moved by a few pixels, gives maps of the same size, and needs no operation of its own in an exported graph.
+Names follow the published TensorFlow weights (`conv_dw_1` to `conv_pw_13`, a batch norm beside each). Those were
+trained with padding on the right and at the bottom alone; here it is one pixel on every side, which sees the same
+network on an image moved by a few pixels, gives maps of the same size, and needs no operation of its own in a graph.
 """
 
 from __future__ import annotations

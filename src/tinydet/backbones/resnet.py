@@ -1,7 +1,7 @@
 """ResNet18 and ResNet50 at any width (He et al. 2016), from torchvision's blocks.
 
-The C4 form: conv1 to layer3 make one map at stride 16, and layer4 is applied to each region (He et al. 2016, appendix A;
-Ren et al. 2015). Names are torchvision's, so that its weights load.
+The C4 form: conv1 to layer3 make one map at stride 16, and layer4 is applied to each region (He et al. 2016, appendix
+A; Ren et al. 2015). Names are torchvision's, so that its weights load.
 """
 
 from __future__ import annotations

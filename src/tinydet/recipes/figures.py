@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL.Image import Image
+
 from tinydet.complexity import measure_complexity
 from tinydet.export import export_detector
 from tinydet.records import Sample
@@ -61,7 +63,7 @@ def variant_figures(
     )
 
 
-def _latency_ms(packed: Path, pictures: Sequence[object]) -> float:
+def _latency_ms(packed: Path, pictures: Sequence[Image]) -> float:
     detector = Detector(packed, engine="onnxruntime", threads=1)
     detector(pictures[0])
     times = []
