@@ -33,6 +33,7 @@ def _register_verbs() -> None:
         complexity,
         data,
         detect,
+        distill,
         export,
         packed,
         pretrain,

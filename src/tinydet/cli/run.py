@@ -40,7 +40,10 @@ def recipes(
     from tinydet.files import write_json
     from tinydet.recipes import RECIPES
 
-    table = Table("recipe", "paper", "the paper's numbers", "cost", show_lines=True)
+    table = Table(show_lines=True)
+    table.add_column("recipe", no_wrap=True)  # a name is to be typed
+    for title in ("paper", "the paper's numbers", "cost"):
+        table.add_column(title)
     for recipe in RECIPES:
         rows = "\n".join(f"{row.row}: {row.value}" for row in recipe.rows)
         table.add_row(recipe.name, str(recipe.paper or ""), rows, recipe.cost)
@@ -123,7 +126,7 @@ def run(
     """
     from typing import get_args
 
-    from tinydet.cli.train import numbers, one_of
+    from tinydet.cli.training_stage import numbers, one_of
     from tinydet.detectors.choice import BackboneKind
     from tinydet.files import write_json
     from tinydet.recipes import RecipeOptions, find_recipe

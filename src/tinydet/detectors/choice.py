@@ -7,15 +7,17 @@ from typing import Literal
 
 from tinydet.backbones import BackboneConfig, MobileNetConfig, ResNetConfig, VGGConfig
 from tinydet.backbones.normalization import Normalization
-from tinydet.detectors import DetectorConfig, FasterRCNNConfig, FasterRCNNFPNConfig, RFCNConfig
+from tinydet.detectors import DetectorConfig, FasterRCNNConfig, FasterRCNNFPNConfig, RFCNConfig, SSDConfig
 from tinydet.detectors.anchors import AnchorConfig
+from tinydet.detectors.default_boxes import DEFAULT_BOXES_1917, DEFAULT_BOXES_3000
 from tinydet.detectors.proposals import ProposalConfig
 from tinydet.detectors.regions import RegionConfig
+from tinydet.detectors.ssd_heads import Predictor
 from tinydet.errors import InputError
 from tinydet.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from tinydet.quantizers import QuantizerConfig
 
-DetectorKind = Literal["faster_rcnn", "faster_rcnn_fpn", "rfcn"]
+DetectorKind = Literal["faster_rcnn", "faster_rcnn_fpn", "rfcn", "ssd"]
 BackboneKind = Literal["resnet18", "resnet50", "vgg16", "mobilenet_v1"]
 
 _USUAL_SHORTER_SIDE = 600  # the size at which the papers give their anchors
@@ -27,10 +29,11 @@ class DetectorChoice:
 
     Attributes:
         width: n of a `-1-n` network; below 1 widens.
-        shorter_side: of the resized images. Default anchors are scaled with it.
+        shorter_side: of the resized images. Default anchors are scaled with it. For SSD, whose images are square, both.
         gray: one input channel instead of three.
         anchor_sides, anchor_ratios: in pixels of the resized image; height divided by width.
         groups: of vgg16's convolutions; `VGGConfig` says what it does to them.
+        predictor, default_boxes: SSD's.
     """
 
     detector: DetectorKind = "faster_rcnn"
@@ -44,6 +47,8 @@ class DetectorChoice:
     quantizer: QuantizerConfig | None = None
     class_agnostic_boxes: bool = False
     groups: int | Literal["depthwise"] = 1
+    predictor: Predictor = "3x3"
+    default_boxes: Literal[1917, 3000] = 1917
 
 
 def detector_config(choice: DetectorChoice, classes: tuple[str, ...]) -> DetectorConfig:
@@ -72,6 +77,8 @@ def detector_config(choice: DetectorChoice, classes: tuple[str, ...]) -> Detecto
                 proposals=replace(base.proposals, anchors=_anchors(choice, (64.0, 128.0, 256.0, 512.0), (1.0,))),
                 quantizer=choice.quantizer,
             )
+        case "ssd":
+            return _ssd_config(choice, classes, preprocessing)
         case "faster_rcnn_fpn":
             if not isinstance(config := backbone_config(choice), ResNetConfig):
                 raise InputError(
@@ -91,6 +98,22 @@ def detector_config(choice: DetectorChoice, classes: tuple[str, ...]) -> Detecto
                 proposals=replace(base_fpn.proposals, anchors=anchors),
                 quantizer=choice.quantizer,
             )
+
+
+def _ssd_config(choice: DetectorChoice, classes: tuple[str, ...], preprocessing: Preprocessing) -> SSDConfig:
+    if choice.anchor_sides or choice.anchor_ratios:
+        raise InputError("SSD has default boxes of its own; anchor sides and ratios are for the other detectors")
+    usual = SSDConfig(classes)
+    return SSDConfig(
+        classes,
+        backbone_config(choice),
+        replace(preprocessing, fixed_size_hw=(choice.shorter_side, choice.shorter_side)),
+        DEFAULT_BOXES_3000 if choice.default_boxes == 3000 else DEFAULT_BOXES_1917,
+        (512,) * (choice.backbone == "vgg16") + usual.extra_channels,  # VGG16 has one map fewer of its own
+        choice.predictor,
+        separable_extras=choice.predictor == "lite",
+        quantizer=choice.quantizer,
+    )
 
 
 def backbone_config(choice: DetectorChoice) -> BackboneConfig:
