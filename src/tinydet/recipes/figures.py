@@ -18,6 +18,7 @@ from tinydet.runtime import Detector
 from tinydet.training.checkpoint import load_checkpoint
 
 _PROOF_IMAGES = 4
+_LONGEST_SECONDS = 60.0  # of timing a network
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,19 @@ def variant_figures(
     latency_images: int,
     packed: Path,
     input_hw: tuple[int, int] | None = None,
+    proof_images: int = _PROOF_IMAGES,
 ) -> VariantFigures:
     """Measure a checkpoint; its packed file, proved to detect the same, is written to `packed`.
 
     Args:
         input_hw: the size that multiply-adds are counted at; None: that of the first sample.
+        proof_images: on which the packed file must detect what the checkpoint does.
     """
     detector, info = load_checkpoint(folder)
     input_hw = input_hw or detector.config.preprocessing.resized_hw(samples[0].size_hw)
     complexity = measure_complexity(detector, input_hw)
-    pictures = [sample.open_image() for sample in samples[: max(_PROOF_IMAGES, latency_images)]]
-    export_detector(detector, packed, "packed", samples=pictures[:_PROOF_IMAGES], metrics=info.metrics, run=info.extra)
+    pictures = [sample.open_image() for sample in samples[: max(proof_images, latency_images)]]
+    export_detector(detector, packed, "packed", samples=pictures[:proof_images], metrics=info.metrics, run=info.extra)
     return VariantFigures(
         complexity.parameters,
         complexity.multiply_adds,
@@ -64,10 +67,13 @@ def variant_figures(
 
 
 def _latency_ms(packed: Path, pictures: Sequence[Image]) -> float:
+    """The median over the pictures, or over as many of them as a minute allows, after the first, which warms up."""
     detector = Detector(packed, engine="onnxruntime", threads=1)
     detector(pictures[0])
-    times = []
+    times: list[float] = []
     for picture in pictures:
+        if sum(times) > 1000 * _LONGEST_SECONDS:
+            break
         start = time.perf_counter()
         detector(picture)
         times.append(1000 * (time.perf_counter() - start))

@@ -222,6 +222,10 @@ class MimicChain:
             self.plan.augment,
         )
 
+    def teacher_of(self, variant: StudentVariant) -> Path:
+        """The folder of the teacher that a student has."""
+        return self.teacher((variant.quantizer or self.quantizer) if variant.teacher_quantized else None)
+
     def teacher_row(self, variant: TeacherVariant) -> VariantSummary:
         quantizer = variant.quantizer or self.quantizer
         if variant.change:
@@ -258,7 +262,6 @@ class MimicChain:
         quantizer = variant.quantizer or self.quantizer
         choice = variant.change(self.student_choice) if variant.change else self.student_choice
         config = self.config(choice, quantizer if variant.student_quantized else None, weights)
-        teacher_quantizer = quantizer if variant.teacher_quantized else None
 
         def start() -> Any:
             return self._fresh(config, weights, seed)
@@ -266,7 +269,7 @@ class MimicChain:
         if variant.mimic is None:
             return self._train_student(stage, lambda: DetectionStep(start()), seed, weights)
         mimic = self._mimic(variant, variant.mimic)
-        teacher_folder = self.teacher(teacher_quantizer)
+        teacher_folder = self.teacher_of(variant)
         if not variant.two_stage:
             return self._train_student(
                 stage, lambda: MimicStep(start(), self._taught_by(teacher_folder, mimic), mimic), seed, weights

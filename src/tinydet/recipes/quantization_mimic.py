@@ -20,6 +20,7 @@ The numbers measured here are in docs/results.md, each with its command.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -27,6 +28,8 @@ from tinydet.detectors.choice import DetectorChoice
 from tinydet.distill.mimic import MimicConfig
 from tinydet.recipes.mimic_chain import MimicPlan, StudentVariant, TeacherVariant, run_mimic_chain
 from tinydet.recipes.recipe import PaperRow, Recipe
+from tinydet.recipes.workbench import METRICS
+from tinydet.report import formats
 from tinydet.report.summary import PaperTable
 from tinydet.training.schedule import REPRODUCTION_SCHEDULE, RESNET_SCHEDULE
 
@@ -112,13 +115,14 @@ def _recipe(plan: MimicPlan) -> Recipe:
 def paper_rows(plan: MimicPlan) -> tuple[PaperRow, ...]:
     """The paper's numbers, as `tinydet recipes` lists them."""
     variants: tuple[TeacherVariant | StudentVariant, ...] = (*plan.teachers, *plan.students)
-    return tuple(
-        PaperRow(
-            variant.title, " / ".join(f"{100 * value:.4g}" for value in variant.paper.values() if value is not None)
-        )
-        for variant in variants
-        if variant.paper
-    )
+    return tuple(PaperRow(variant.title, _in_words(variant.paper)) for variant in variants if variant.paper)
+
+
+def _in_words(paper: Mapping[str, float | None]) -> str:
+    found = (value for name in METRICS if (value := paper.get(name)) is not None)
+    accuracies = " / ".join(f"{100 * value:.2f}".removesuffix("0") for value in found)
+    multiply_adds = paper.get("multiply_adds")
+    return accuracies + (f"; {formats.count(multiply_adds)} multiply-adds" if multiply_adds else "")
 
 
 RECIPES = tuple(_recipe(plan) for plan in (_TABLE_7, _TABLE_8, _TABLE_9, _TWO_STAGE))
