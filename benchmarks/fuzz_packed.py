@@ -5,7 +5,8 @@
 Half of the files are altered as they are, half have their checksums put right again afterwards, so that the code behind
 the checksums is reached: the sections' own lengths, the directory, the coder's states, compressed bytes, texts. The
 address space may grow by no more than the bound beyond what the interpreter has when it starts, and no file may take
-longer than its time.
+more than its processor time (reading bytes waits for nothing, so a hang is a loop; the clock on the wall would also count
+what else the machine does).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from tinydet.packed.sections import MAGIC, Section, SectionKind, join_sections, 
 from tinydet.packed.wire import BYTES, Field, encode_fields, encode_varint
 
 BOUND_MIB = 256
-SECONDS_A_FILE = 10
+CPU_SECONDS_A_FILE = 5
 LIMITS = Limits()
 Rng = np.random.Generator
 Mutation = Callable[[Rng, bytes, list[bytes]], bytes]
@@ -246,7 +247,7 @@ def try_one(content: bytes) -> str:
 
 
 def _too_long(_: int, __: FrameType | None) -> None:
-    raise TimeoutError(f"over {SECONDS_A_FILE} s")
+    raise TimeoutError(f"over {CPU_SECONDS_A_FILE} s of processor time")
 
 
 def _address_space_bytes() -> int:
@@ -263,15 +264,15 @@ def main() -> int:
     assert all(try_one(seed) == "decoded" for seed in seeds)
     bound = _address_space_bytes() + (BOUND_MIB << 20)
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGPROF, _too_long)
     rng = np.random.default_rng(arguments.seed)
     outcomes: Counter[str] = Counter()
     slowest_s = 0.0
     started = time.monotonic()
     for index in range(arguments.count):
         content = mutated(rng, seeds)
-        signal.alarm(SECONDS_A_FILE)
-        began = time.monotonic()
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS_A_FILE)
+        began = time.process_time()
         try:
             outcomes[try_one(content)] += 1
         except Exception as error:
@@ -280,13 +281,13 @@ def main() -> int:
             with open(name, "wb") as file:
                 file.write(content)
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
-        signal.alarm(0)
-        slowest_s = max(slowest_s, time.monotonic() - began)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        slowest_s = max(slowest_s, time.process_time() - began)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         f"{arguments.count:,} files in {time.monotonic() - started:.0f} s: "
         + ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())
-        + f"; slowest {slowest_s:.2f} s; peak {peak_mib:.0f} MiB resident; at most {BOUND_MIB} MiB more address space"
+        + f"; slowest {slowest_s:.2f} s of processor time; peak {peak_mib:.0f} MiB resident; at most {BOUND_MIB} MiB more address space"
     )
     return int(any(outcome.startswith("FAILED") for outcome in outcomes))
 
