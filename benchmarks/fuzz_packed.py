@@ -5,8 +5,8 @@
 Half of the files are altered as they are, half have their checksums put right again afterwards, so that the code behind
 the checksums is reached: the sections' own lengths, the directory, the coder's states, compressed bytes, texts. The
 address space may grow by no more than the bound beyond what the interpreter has when it starts, and no file may take
-more than its processor time (reading bytes waits for nothing, so a hang is a loop; the clock on the wall would also count
-what else the machine does).
+more than its processor time: reading bytes waits for nothing, so a hang is a loop, and the clock on the wall would also
+count what else the machine does.
 """
 
 from __future__ import annotations
@@ -287,7 +287,8 @@ def main() -> int:
     print(
         f"{arguments.count:,} files in {time.monotonic() - started:.0f} s: "
         + ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())
-        + f"; slowest {slowest_s:.2f} s of processor time; peak {peak_mib:.0f} MiB resident; at most {BOUND_MIB} MiB more address space"
+        + f"; slowest {slowest_s:.2f} s of processor time; peak {peak_mib:.0f} MiB resident, "
+        + f"at most {BOUND_MIB} MiB more address space"
     )
     return int(any(outcome.startswith("FAILED") for outcome in outcomes))
 
