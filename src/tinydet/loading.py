@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from PIL import Image
-
-from tinydet.errors import InputError, MissingExtraError
+from tinydet.errors import MissingExtraError
 from tinydet.records import Detections
 from tinydet.runtime import Detector, EngineName, ImageLike, ModelDescription
 

@@ -30,11 +30,14 @@ _TRAINING_PACKAGES = frozenset(
 def _register_verbs() -> None:
     """Importing a verb module adds its verbs to `app`, in the order that `--help` shows them."""
     from tinydet.cli import (  # noqa: F401
+        benchmark,
         complexity,
         data,
         detect,
         distill,
+        evaluate,
         export,
+        mismatch,
         packed,
         pretrain,
         report,

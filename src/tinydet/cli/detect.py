@@ -17,7 +17,7 @@ from tinydet.errors import InputError, TinydetError
 if TYPE_CHECKING:
     from tinydet.loading import AnyDetector
     from tinydet.records import Detections
-    from tinydet.runtime.sources import Frame, Unreadable
+    from tinydet.runtime.sources import Frame
 
 _WAITING = 4  # decoded images that may wait for the detector
 
@@ -167,7 +167,7 @@ def _lines(path: Path) -> Iterator[TextIO]:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w", encoding="utf-8")  # line by line: a camera never ends
+        file = open(path, "w", encoding="utf-8")  # noqa: SIM115  line by line: a camera never ends
     except OSError as error:
         raise TinydetError(f"cannot write {path}: {error.strerror or error}") from error
     with file:

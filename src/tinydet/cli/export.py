@@ -69,21 +69,14 @@ def _pictures(images: Path | None, data: str | None, split: str | None, count: i
         if not found:
             raise InputError(f"--images {images}: there is no image in this folder")
     elif data is not None:
+        from tinydet.cli.score import choose_split
         from tinydet.datasets import open_dataset
 
         dataset = open_dataset(data)
-        found = list(dataset.split(split or default_split(dataset)))
+        found = list(dataset.split(split or choose_split(dataset)))
         if not found:
             raise InputError(f"{data}: no usable image; look at it with `tinydet data check {data}`")
     else:
         return None
     step = max(1, len(found) // count)
     return found[::step][:count]
-
-
-def default_split(dataset: Any) -> str:
-    """The first of test, val, all that there is."""
-    for name in ("test", "val", "all"):
-        if name in dataset.splits:
-            return name
-    raise InputError(f"{dataset.name} has no split test, val or all; --split: {', '.join(dataset.splits)}")

@@ -70,7 +70,7 @@ def score(
         result, about = _score_split(detections, data, split, protocol.value, ground_truth)
     for note in about["notes"]:
         typer.echo(f"warning: {note}", err=True)
-    _show(result)
+    show_result(result)
     if json_file is not None:
         from tinydet.files import write_json
 
@@ -109,7 +109,7 @@ def _score_split(
     if not detections.exists():
         raise InputError(f"--detections {detections}: there is no such file or folder")
     dataset = open_dataset(data, None, track)
-    name = split or _default_split(dataset)
+    name = split or choose_split(dataset)
     samples = dataset.split(name)
     if not samples:
         raise InputError(f"{data}: split {name!r} has no usable image; look at it with `tinydet data check {data}`")
@@ -122,7 +122,8 @@ def _score_split(
     return result, {"data": data, "split": name, "images": len(samples), "notes": notes}
 
 
-def _default_split(dataset: Dataset) -> str:
+def choose_split(dataset: Dataset) -> str:
+    """The first of test, val and all that the data set has."""
     for name in _DEFAULT_SPLITS:
         if name in dataset.splits:
             return name
@@ -140,7 +141,8 @@ def _category_labels(detections: Path, data: str, dataset: Dataset) -> dict[int,
     return category_labels(files, dataset.classes) or None
 
 
-def _show(result: EvaluationResult) -> None:
+def show_result(result: EvaluationResult) -> None:
+    """Print the metrics, and the AP of each class."""
     for name, value in result.metrics.items():
         typer.echo(f"{name:<10} {_in_words(value)}")
     rows = result.per_class

@@ -16,10 +16,11 @@ class Tolerance:
     """What counts as the same.
 
     Attributes:
-        iou, score: two detections of one label are the same when their boxes overlap at least so much and their scores
-            differ at most so much.
-        other_share: of all detections, those that may lack a partner. Where two boxes have all but equal scores, the last
-            bit decides which of them NMS keeps; and Q turns a difference in the last bit of a feature into a whole step.
+        iou, score: two detections of one label are the same when their boxes overlap at least so much and their
+            scores differ at most so much.
+        other_share: of all detections, those that may lack a partner. Where two boxes have all but equal scores, the
+            last bit decides which of them NMS keeps; and Q turns a difference in the last bit of a feature into a
+            whole step.
     """
 
     iou: float = 0.99
@@ -49,6 +50,8 @@ class Agreement:
         return self.other <= tolerance.other_share * (2 * self.same + self.other)
 
     def __str__(self) -> str:
+        if not self.same + self.other:
+            return f"nothing to compare: no detection stands out on {self.images} images; give images with objects"
         return (
             f"{self.same} of {self.same + self.other} detections on {self.images} images are the same; largest "
             f"difference {self.max_box_difference_px:.2g} pixels, score {self.max_score_difference:.2g}"

@@ -71,8 +71,8 @@ def export_detector(
     Args:
         detector: a torch detector of `tinydet.detectors`.
         samples: real images to prove it on; None takes two photographs that scikit-learn brings.
-        metrics, run, compression: plain values that the file keeps: what was measured, how it was trained, what was done
-            to its weights.
+        metrics, run, compression: plain values that the file keeps: what was measured, how it was trained, what was
+            done to its weights.
 
     Raises:
         TinydetError: the exported graph does not detect the same; the message has the numbers, and nothing is written.
@@ -85,8 +85,8 @@ def export_detector(
     found = _agreement(detector, OnnxRuntimeEngine(ready, threads=1), description, samples, tolerance)
     if not found.within(tolerance):
         raise TinydetError(
-            f"{path} was not written: the exported graph does not detect what the torch detector does: {found}. The same "
-            f"means one label, IoU at least {tolerance.iou} and scores within {tolerance.score}; at most "
+            f"{path} was not written: the exported graph does not detect what the torch detector does: {found}. The "
+            f"same means one label, IoU at least {tolerance.iou} and scores within {tolerance.score}; at most "
             f"{tolerance.other_share:.0%} may differ"
         )
     if packed is None:

@@ -45,7 +45,7 @@ class GraphBuilder:
         return self._constants[key]
 
     def op(self, kind: str, *inputs: str, named: str | None = None, **attributes: Any) -> str:
-        """Add a node of one output and return the output's name, `named` if given; an empty name is an input left out."""
+        """Add a node and return the name of its one output, `named` if given; an empty name is an input left out."""
         return self.ops(kind, *inputs, outputs=1, named=named, **attributes)[0]
 
     def ops(

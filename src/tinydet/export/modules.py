@@ -23,8 +23,8 @@ _DYNAMIC = torch.export.Dim.DYNAMIC
 def for_export(module: nn.Module, example: Tensor) -> nn.Module:
     """A copy in evaluation mode whose normalisations are in the form that exports best.
 
-    Trained statistics become part of the convolution before them, except where its weights are few shared values: folding
-    would make them many. There a scale and a shift stay in the graph; an engine folds them when it loads the file.
+    Trained statistics become part of the convolution before them, except where its weights are few shared values:
+    folding would make them many. There a scale and a shift stay in the graph; an engine folds them when it loads it.
     """
     module = copy.deepcopy(module).eval().cpu().float().requires_grad_(False)
     for parent_name, name, norm in _normalizations(module):
@@ -51,7 +51,7 @@ def export_module(module: nn.Module, example: Tensor, dynamic_axes: tuple[int, .
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     found = {opset.domain: opset.version for opset in model.opset_import}
-    assert found.get("", OPSET) == OPSET and not model.functions, found
+    assert found.get("", OPSET) == OPSET, found
     return model
 
 

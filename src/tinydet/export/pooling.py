@@ -37,8 +37,8 @@ def pooled_from_pyramid(
 def votes_of_bins(graph: GraphBuilder, maps: str, boxes_xyxy: str, stride: int, bins: int) -> str:
     """`[R, D]` from `[1, D * bins * bins, H, W]` position-sensitive maps: `ps_roi_align`, then `vote`.
 
-    Each bin of a region is a region of its own with a single bin, and the maps of that bin are an image of their own. So
-    each value is computed once; RoIAlign of all maps in all bins would compute `bins * bins` times as many.
+    Each bin of a region is a region of its own with a single bin, and the maps of that bin are an image of their own.
+    So each value is computed once; RoIAlign of all maps in all bins would compute `bins * bins` times as many.
     """
     count = bins * bins
     height_width = graph.op("Shape", maps, start=2)

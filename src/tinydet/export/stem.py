@@ -1,7 +1,8 @@
 """The first nodes: 8-bit pixels to the first feature map, in few passes over the image.
 
-The network's first layers see the most pixels with the fewest channels, where engines are at their worst: they compute 8
-or 16 channels at once, and a tiny network has 4. So a ResNet's stem is written in another, equal form, see `_folded_stem`.
+The network's first layers see the most pixels with the fewest channels, where engines are at their worst: they compute
+8 or 16 channels at once, and a tiny network has 4. So a ResNet's stem is written in another, equal form; see
+`_folded_stem`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def pixels_of(graph: GraphBuilder, image: str) -> str:
 def include_trunk(graph: GraphBuilder, pixels: str, preprocessing: Preprocessing, trunk: onnx.ModelProto) -> list[str]:
     """Everything from `[1, C, H, W]` pixels to the outputs of a trunk that takes a normalised image.
 
-    The mean is subtracted here, because the first convolution must be padded with zeros; the deviation is divided out of
-    that convolution's weights, which saves a pass over the image.
+    The mean is subtracted here, because the first convolution must be padded with zeros; the deviation is divided out
+    of that convolution's weights, which saves a pass over the image.
     """
     x = graph.op("Sub", pixels, graph.constant(_by_channel(preprocessing.mean)))
     x = _padded(graph, x, preprocessing.size_divisor)
@@ -104,9 +105,9 @@ def _folded_stem(graph: GraphBuilder, x: str, weight: str, biases: list[str], st
     """The same stem with each 2x2 cells of the first map as four groups of channels of one cell.
 
     The convolution has the kernel at four places of a larger one, and stride 4. Pooling takes, for each cell of its
-    output, the rows 2i - 1 to 2i + 1 of the map: both rows of cell i and the lower one of the cell above it, and columns
-    likewise; so each group is pooled over its own one, two or four cells. The weights are put together by nodes without
-    inputs, which an engine computes once when it loads the file.
+    output, the rows 2i - 1 to 2i + 1 of the map: both rows of cell i and the lower one of the cell above it, and
+    columns likewise; so each group is pooled over its own one, two or four cells. The weights are put together by nodes
+    without inputs, which an engine computes once when it loads the file.
     """
     places = [(row, column) for row in (0, 1) for column in (0, 1)]
     kernels = []

@@ -78,7 +78,7 @@ def add_two_stage(graph: GraphBuilder, image: str, detector: TwoStageDetector) -
         class_boxes = for_every_class(graph, shared, scores)
     else:
         axis = graph.constant([1])
-        limit, centres, sizes = (graph.op("Unsqueeze", x, axis) for x in (limit_xy, centres, sizes))
+        limit, centres, sizes = (graph.op("Unsqueeze", value, axis) for value in (limit_xy, centres, sizes))
         deltas = graph.op("Transpose", region_deltas, perm=[2, 1, 0])  # [4, classes, R]
         first, second = decoded(graph, deltas, centres, sizes, WEIGHTS, limit)
         class_boxes = graph.op("Transpose", graph.op("Concat", first, second, axis=0), perm=[1, 2, 0])

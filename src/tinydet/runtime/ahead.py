@@ -16,7 +16,7 @@ class Ahead(Generic[T]):
 
     Args:
         depth: items that may wait.
-        newest: when the queue is full, drop the oldest item instead of waiting: for a camera, which does not wait either.
+        newest: when the queue is full, drop the oldest item instead of waiting: a camera does not wait either.
 
     Attributes:
         dropped: items dropped so far.

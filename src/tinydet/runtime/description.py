@@ -27,6 +27,7 @@ class ModelDescription:
         score_threshold, nms_iou, most: how the graph itself chooses its detections.
         parameters: numbers that were learned.
         opset: of ONNX.
+        multiply_adds: of one image of `input_hw`, with `regions` regions of interest where the detector has any.
         config: the detector's whole configuration as plain values.
         metrics: what was measured of these weights.
         run: how they were trained.
@@ -42,6 +43,9 @@ class ModelDescription:
     most: int
     parameters: int
     opset: int
+    multiply_adds: int = 0
+    input_hw: tuple[int, int] = (0, 0)
+    regions: int | None = None
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)

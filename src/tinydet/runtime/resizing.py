@@ -1,7 +1,8 @@
 """Pixels to the network's input, faster than Pillow does it, and within one level of 255 of what Pillow gives.
 
-Training and evaluation resize with Pillow's bilinear filter. Enlarging is the same in OpenCV and in ONNX but for the rounding
-of 8-bit values. Shrinking is not: only Pillow averages over all pixels that fall into one, so Pillow does it here too.
+Training and evaluation resize with Pillow's bilinear filter. Enlarging is the same in OpenCV and in ONNX but for the
+rounding of 8-bit values. Shrinking is not: only Pillow averages over all pixels that fall into one, so Pillow does it
+here too.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def is_camera(source: str) -> bool:
     return source.isdigit() or source.startswith(_STREAM_SCHEMES)
 
 
-def frames(sources: list[str], config: SourceConfig = SourceConfig()) -> Iterator[Frame | Unreadable]:  # noqa: B008
+def frames(sources: list[str], config: SourceConfig = SourceConfig()) -> Iterator[Frame | Unreadable]:
     """Every image of every source, one source after another; watched folders come last, together.
 
     Raises:
