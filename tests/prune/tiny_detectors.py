@@ -17,6 +17,7 @@ from tinydet.detectors import (
     SSDConfig,
     build_detector,
 )
+from tinydet.prune.layers import output_layers
 
 CLASSES = ("red", "white")
 CONFIGS: dict[str, DetectorConfig] = {
@@ -47,6 +48,8 @@ def make_detector(name: str, seed: int = 0) -> Any:
                 module.running_var.uniform_(0.5, 1.5)
             elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
                 module.bias.uniform_(-0.1, 0.2)
+        for layer in output_layers(detector).values():  # a fresh detector's say next to nothing
+            layer.weight.normal_(std=0.3)
     return detector.eval()
 
 

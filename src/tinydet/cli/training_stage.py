@@ -82,6 +82,7 @@ def starting_network(
     from tinydet.backbones.pretrained import load_pretrained, pretrained_preprocessing
     from tinydet.detectors import build_detector
     from tinydet.detectors.choice import detector_config
+    from tinydet.detectors.layer_channels import rebuilt
     from tinydet.training.checkpoint import load_checkpoint
 
     if start is not None:
@@ -92,9 +93,7 @@ def starting_network(
             raise InputError(f"{start}: detects {', '.join(info.classes)}; the data has {', '.join(classes)}")
         if choice.quantizer is None:
             return network
-        changed = build_detector(replace(network.config, quantizer=choice.quantizer))
-        changed.load_state_dict(network.state_dict())
-        return changed
+        return rebuilt(network, replace(network.config, quantizer=choice.quantizer))
     torch.manual_seed(seed)
     config: Any = checked(lambda: detector_config(choice, classes))
     if weights:

@@ -122,10 +122,15 @@ def prune_in_place(detector: Any, config: PruneConfig) -> None:
 def kept_weights(layers: list[WeightedLayer], config: PruneConfig) -> list[Tensor]:
     """One boolean mask a layer, true where the weight stays."""
     scores = _scores(layers, config)
-    removed = _lowest_of_each(scores, config) if config.scope == "local" else _lowest_of_all(scores, config)
+    removed = lowest_scores(scores, config)
     if not config.structured:
         return [~gone.reshape(layer.weight.shape) for layer, gone in zip(layers, removed)]
     return [~_slices(layer, gone, config.dim) for layer, gone in zip(layers, removed)]
+
+
+def lowest_scores(scores: list[Tensor], config: PruneConfig) -> list[Tensor]:
+    """True at the lowest `[N]` scores of each layer or, with `global` scope, of all layers together."""
+    return _lowest_of_each(scores, config) if config.scope == "local" else _lowest_of_all(scores, config)
 
 
 def _scores(layers: list[WeightedLayer], config: PruneConfig) -> list[Tensor]:

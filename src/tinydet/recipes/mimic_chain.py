@@ -18,6 +18,7 @@ from tinydet.backbones.pretrained import load_pretrained, pretrained_preprocessi
 from tinydet.data.transforms import AugmentConfig
 from tinydet.detectors import DetectorConfig, build_detector
 from tinydet.detectors.choice import DetectorChoice, detector_config
+from tinydet.detectors.layer_channels import rebuilt
 from tinydet.distill.mimic import MimicConfig
 from tinydet.distill.steps import FeatureMimicStep, MimicStep
 from tinydet.distill.teacher import Teacher
@@ -349,9 +350,7 @@ class MimicChain:
 
 def with_quantizer(detector: Any, quantizer: QuantizerConfig) -> Any:
     """The same detector and weights, with Q on its feature maps."""
-    changed = build_detector(replace(detector.config, quantizer=quantizer))
-    changed.load_state_dict(detector.state_dict())
-    return changed
+    return rebuilt(detector, replace(detector.config, quantizer=quantizer))
 
 
 def metric_names(measured: tuple[str, ...], paper: Iterable[Mapping[str, float | None]]) -> tuple[str, ...]:

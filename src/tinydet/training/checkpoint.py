@@ -1,7 +1,8 @@
 """Checkpoints: folders of plain files, written whole or not at all, and read without ever unpickling.
 
 model.safetensors    the detector's weights, ready to be used
-config.json          format, versions, classes, the detector's whole configuration, and what the run was (`run`)
+config.json          format, versions, classes, the detector's whole configuration, and what the run was (`run`);
+                     where channels were taken out, `layer_channels`: the sizes of the layers that are not as configured
 metrics.json         what was measured of these weights
 step.safetensors     weights of the training step beside the detector's (a mimic's transform), where there are any
 training/            while a run is under way: what it takes to go on as if it had never stopped
@@ -113,8 +114,21 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[Any, CheckpointInfo
     config: Any = from_plain(DetectorConfig, content["detector"], f"{path / 'config.json'}: detector")  # type: ignore
     with torch.random.fork_rng(devices=[]):  # building draws weights that are overwritten at once
         detector = build_detector(config)
+        if channels := content.get("layer_channels"):
+            _resize(detector, channels, path / "config.json")
     load_weights(detector, path)
     return detector.eval(), read_info(path)
+
+
+def _resize(detector: Any, channels: Any, file: Path) -> None:
+    from tinydet.detectors.layer_channels import resize_layers
+
+    if not isinstance(channels, dict) or not all(isinstance(counts, list) for counts in channels.values()):
+        raise InputError(f"{file}: layer_channels: expected an object with a list of channel counts for each layer")
+    try:
+        resize_layers(detector, channels)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
 
 
 def checkpoint_in(folder: str | os.PathLike[str]) -> Path:
@@ -255,12 +269,14 @@ def _save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _described(detector: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
+    channels = getattr(detector, "layer_channels", None)
     return {
         "format": FORMAT,
         "tinydet": tinydet.__version__,
         "torch": torch.__version__,
         "classes": list(getattr(detector.config, "classes", ())),
         "detector": to_plain(detector.config),
+        **({"layer_channels": to_plain(channels)} if channels else {}),
         "run": to_plain(dict(extra)),
     }
 
