@@ -12,11 +12,13 @@ from tinydet.backbones import MobileNetConfig, ResNetConfig, VGGConfig
 from tinydet.config import from_plain, to_plain
 from tinydet.data.batch import Batch, Target
 from tinydet.detectors import DetectorConfig, build_detector
+from tinydet.detectors.choice import DetectorChoice, detector_config
 from tinydet.detectors.default_boxes import DEFAULT_BOXES_1917, DEFAULT_BOXES_3000, DefaultBoxConfig, default_boxes
 from tinydet.detectors.matching import BACKGROUND, UNDECIDED
 from tinydet.detectors.outputs import DensePredictions, Detector, DetectorOutputs
 from tinydet.detectors.ssd import SSD, SSD300_PREPROCESSING, SSDConfig
 from tinydet.detectors.ssd_loss import SSDLossConfig, counted_boxes, match_default_boxes, ssd_losses
+from tinydet.errors import InputError
 from tinydet.preprocessing import Preprocessing
 from tinydet.quantizers import UniformQuantizerConfig
 
@@ -220,6 +222,24 @@ def test_a_few_steps_lower_the_loss():
     assert losses[-1] < 0.6 * losses[0]
 
 
+def test_frozen_blocks_keep_their_weights_and_statistics():
+    torch.manual_seed(0)
+    detector = SSD(replace(TINY, backbone=MobileNetConfig(16, frozen_blocks=5))).train()
+    before = {name: value.clone() for name, value in detector.backbone.state_dict().items()}
+    batch = make_batch()
+    trained = [p for p in detector.parameters() if p.requires_grad]
+    sum(detector.criterion(detector(batch), batch.targets).values()).backward()
+    torch.optim.SGD(trained, lr=0.1, weight_decay=0.1).step()
+    changed = {name for name, value in detector.backbone.state_dict().items() if not torch.equal(value, before[name])}
+    blocks = {int(name.split(".")[2].split("_")[2]) for name in changed if name.startswith("parts")}
+    assert blocks == set(range(6, 14))
+    assert not any(name.startswith("conv1") for name in changed)
+    unfrozen = SSD(replace(TINY, backbone=MobileNetConfig(16)))
+    assert all(p.requires_grad for p in unfrozen.parameters())
+    with pytest.raises(ValueError, match="frozen blocks"):
+        MobileNetConfig(frozen_blocks=14)
+
+
 def test_the_quantizer_acts_on_chosen_maps_and_not_on_what_mimicking_takes():
     torch.manual_seed(0)
     detector = SSD(replace(TINY, quantizer=UniformQuantizerConfig(0.5), quantized_maps=(1, 3))).eval()
@@ -256,3 +276,17 @@ def test_a_wrong_configuration_or_batch_is_refused():
         replace(TINY, quantized_maps=(6,))
     with pytest.raises(ValueError, match="300"):
         SSD(TINY)(make_batch(size_hw=(96, 128)))
+
+
+def test_a_choice_in_a_few_words():
+    few = DetectorChoice("ssd", "mobilenet_v1", 0.5, 300, default_boxes=3000, predictor="lite", frozen_blocks=3)
+    config = detector_config(few, CLASSES)
+    assert config.backbone == MobileNetConfig(0.5, "batch", 3)
+    assert config.preprocessing.fixed_size_hw == (300, 300)
+    assert (config.boxes, config.predictor, config.separable_extras) == (DEFAULT_BOXES_3000, "lite", True)
+    tiny = DetectorChoice("ssd", "vgg16", 32, 160)
+    assert len(SSD(detector_config(tiny, CLASSES)).feature_channels) == 6
+    with pytest.raises(InputError, match="default boxes of its own"):
+        detector_config(replace(few, anchor_sides=(32.0,)), CLASSES)
+    with pytest.raises(InputError, match="frozen blocks are of mobilenet_v1"):
+        detector_config(replace(few, backbone="resnet18"), CLASSES)

@@ -21,6 +21,7 @@ from tinydet.cli.training_options import (
     Device,
     Ema,
     Flip,
+    FrozenBlocks,
     Gray,
     Iterations,
     Jitter,
@@ -128,6 +129,7 @@ def distill(
     default_boxes: DefaultBoxes = 1917,
     gray: Gray = False,
     norm: Norm = None,
+    frozen_blocks: FrozenBlocks = 0,
     anchor_sides: AnchorSides = None,
     anchor_ratios: AnchorRatios = None,
     quantizer: Quantizer = None,
@@ -190,6 +192,7 @@ def distill(
         weights,
         ssd_head,
         default_boxes,
+        frozen_blocks,
     )
     student = starting_network(choice, selection.dataset.classes, weights, start, seed)
     schedule = training_schedule(iterations, learning_rate, milestones, warmup, batch_size, clip_norm, ema, precision)

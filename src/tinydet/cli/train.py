@@ -21,6 +21,7 @@ from tinydet.cli.training_options import (
     Device,
     Ema,
     Flip,
+    FrozenBlocks,
     Gray,
     Iterations,
     Jitter,
@@ -73,6 +74,7 @@ def train(
     default_boxes: DefaultBoxes = 1917,
     gray: Gray = False,
     norm: Norm = None,
+    frozen_blocks: FrozenBlocks = 0,
     anchor_sides: AnchorSides = None,
     anchor_ratios: AnchorRatios = None,
     quantizer: Quantizer = None,
@@ -120,6 +122,7 @@ def train(
         weights,
         ssd_head,
         default_boxes,
+        frozen_blocks,
     )
     network = starting_network(choice, selection.dataset.classes, weights, start, seed)
     schedule = training_schedule(iterations, learning_rate, milestones, warmup, batch_size, clip_norm, ema, precision)
@@ -190,6 +193,7 @@ def mimic(
     default_boxes: DefaultBoxes = 1917,
     gray: Gray = False,
     norm: Norm = None,
+    frozen_blocks: FrozenBlocks = 0,
     anchor_sides: AnchorSides = None,
     anchor_ratios: AnchorRatios = None,
     quantizer: Quantizer = None,
@@ -248,6 +252,7 @@ def mimic(
         weights,
         ssd_head,
         default_boxes,
+        frozen_blocks,
     )
     student = starting_network(choice, selection.dataset.classes, weights, start, seed)
     schedule = training_schedule(iterations, learning_rate, milestones, warmup, batch_size, clip_norm, ema, precision)

@@ -51,6 +51,14 @@ Norm = Annotated[
         rich_help_panel=NETWORK,
     ),
 ]
+FrozenBlocks = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="mobilenet_v1's conv1 and first N blocks keep their weights: half the time from `--weights`.",
+        rich_help_panel=NETWORK,
+    ),
+]
 AnchorSides = Annotated[
     str | None,
     typer.Option(metavar="A,B,...", help="Anchor sides, in pixels of the resized image.", rich_help_panel=NETWORK),

@@ -36,6 +36,7 @@ def detector_choice(
     weights: str | None,
     ssd_head: str,
     default_boxes: int,
+    frozen_blocks: int,
 ) -> DetectorChoice:
     from tinydet.detectors.choice import DetectorChoice
 
@@ -54,6 +55,7 @@ def detector_choice(
         checked(lambda: quantizer_named(quantizer)),
         predictor=one_of("SSD head", ssd_head, "3x3", "1x1", "lite"),
         default_boxes=one_of("default boxes", default_boxes, 1917, 3000),
+        frozen_blocks=frozen_blocks,
     )
 
 

@@ -34,6 +34,7 @@ class DetectorChoice:
         anchor_sides, anchor_ratios: in pixels of the resized image; height divided by width.
         groups: of vgg16's convolutions; `VGGConfig` says what it does to them.
         predictor, default_boxes: SSD's.
+        frozen_blocks: of mobilenet_v1, 0 for none.
     """
 
     detector: DetectorKind = "faster_rcnn"
@@ -49,6 +50,7 @@ class DetectorChoice:
     groups: int | Literal["depthwise"] = 1
     predictor: Predictor = "3x3"
     default_boxes: Literal[1917, 3000] = 1917
+    frozen_blocks: int = 0
 
 
 def detector_config(choice: DetectorChoice, classes: tuple[str, ...]) -> DetectorConfig:
@@ -117,6 +119,8 @@ def _ssd_config(choice: DetectorChoice, classes: tuple[str, ...], preprocessing:
 
 
 def backbone_config(choice: DetectorChoice) -> BackboneConfig:
+    if choice.frozen_blocks and choice.backbone != "mobilenet_v1":
+        raise InputError(f"frozen blocks are of mobilenet_v1, not of {choice.backbone}: freeze its normalization alone")
     if choice.groups != 1 and choice.backbone != "vgg16":
         raise InputError(f"convolutions in groups ({choice.groups}): only vgg16 can be split, not {choice.backbone}")
     match choice.backbone:
@@ -127,7 +131,7 @@ def backbone_config(choice: DetectorChoice) -> BackboneConfig:
         case "vgg16":
             return VGGConfig(choice.width, choice.normalization, choice.groups)
         case "mobilenet_v1":
-            return MobileNetConfig(choice.width, choice.normalization)
+            return MobileNetConfig(choice.width, choice.normalization, choice.frozen_blocks)
 
 
 def _anchors(choice: DetectorChoice, usual_sides: tuple[float, ...], usual_ratios: tuple[float, ...]) -> AnchorConfig:
