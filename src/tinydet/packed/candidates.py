@@ -70,7 +70,7 @@ def candidates(array: Array, type_index: int, element: ElementType) -> Iterator[
         return
     zeros = len(words) - int(np.count_nonzero(words))
     yield from _dense(words, type_index, element, array.shape, None)
-    if zeros > len(words) // 64:
+    if len(words) // 64 < zeros < len(words):
         nonzero = words != 0
         flags = Stream("zeros", nonzero.astype(np.uint8))
         yield from _dense(words[nonzero], type_index, element, array.shape, flags)
