@@ -47,7 +47,7 @@ def recipes(
     for recipe in RECIPES:
         rows = "\n".join(f"{row.row}: {row.value}" for row in recipe.rows)
         table.add_row(recipe.name, str(recipe.paper or ""), rows, recipe.cost)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)  # in a file nothing need be cut
     if json_file:
         write_json(
             json_file,

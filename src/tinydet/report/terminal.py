@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -10,12 +12,13 @@ from rich.text import Text
 from tinydet.report.summary import RunSummary
 from tinydet.report.tables import TextTable, asked_lines, class_table, results_table
 
+_FILE_WIDTH = 160  # where there is no terminal whose width would matter
 _PRINTED = ("data", "split", "accuracy", "seeds", "budget", "time", "machine")
 
 
 def print_summary(summary: RunSummary, console: Console | None = None) -> None:
     """Print what was asked, all variants with the paper's numbers beside ours, and AP by class where it is short."""
-    console = console or Console()
+    console = console or Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
     console.print(Text(summary.title, style="bold"))
     if summary.paper is not None:
         console.print(Text(f"the paper's numbers: {summary.paper}", style="cyan"))
@@ -35,7 +38,8 @@ def _rich_table(table: TextTable) -> Table:
     rich_table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, name in enumerate(table.header):
         is_paper = index in table.paper_columns
-        heading = Text(name.replace("multiply-adds", "multiply-\nadds") if index else name)
+        broken = name.replace("multiply-adds", "multi-\nply-\nadds").replace("parameters", "param-\neters")
+        heading = Text(broken if index else name)
         numbers = max((len(row[index]) for row in table.rows), default=0) if index else None  # never broken or cut
         rich_table.add_column(
             heading, justify="right" if index else "left", style="cyan" if is_paper else None, min_width=numbers
