@@ -109,6 +109,15 @@ def test_each_kind_of_tensor_gets_the_coding_made_for_it() -> None:
     assert found["noise"] in ("raw", "planes")
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int8, np.int32, np.int64])
+def test_zeros_alone_and_beside_others(dtype: type) -> None:
+    """A tensor of zeros has no words left once zeros are left out."""
+    zeros, shared = np.zeros(64, dtype), np.arange(600).astype(dtype) % 5
+    for others in ({}, {"shared": shared}, {"dense": noise(30, 30)}, {"other zeros": np.zeros(7, dtype)}):
+        there_and_back({"zeros": zeros, **others})
+        there_and_back({**others, "zeros": zeros})
+
+
 def test_bfloat16_and_float8_keep_their_type() -> None:
     words = np.arange(300, dtype=np.uint16)
     there_and_back({"bf16": words.view(BFLOAT16), "fp8": words[:40].astype(np.uint8).view(FLOAT8_E4M3)})
