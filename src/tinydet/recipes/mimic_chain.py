@@ -29,7 +29,7 @@ from tinydet.recipes.recipe import RecipeOptions
 from tinydet.recipes.workbench import METRICS, Workbench
 from tinydet.report.page import write_report
 from tinydet.report.summary import PaperTable, RunSummary, SeedResult, VariantSummary, write_summary
-from tinydet.training.checkpoint import load_checkpoint
+from tinydet.training.checkpoint import load_checkpoint, save_checkpoint
 from tinydet.training.schedule import Schedule
 from tinydet.training.steps import DetectionStep
 
@@ -74,6 +74,8 @@ class StudentVariant:
         quantizer: this row's Q, of teacher and student, instead of the run's.
         regions: this row's N, whatever the run's.
         change: makes another network of the plan's student; it starts from random weights.
+        prune: makes the student of the trained, full-precision teacher (the third argument is the seed), instead of
+            building it; it is then trained as the others are.
     """
 
     name: str
@@ -86,6 +88,11 @@ class StudentVariant:
     paper: dict[str, float | None] = field(default_factory=dict)
     change: Callable[[DetectorChoice], DetectorChoice] | None = None
     regions: int | None = None
+    prune: Callable[[MimicChain, Any, int], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.prune and (self.mimic or self.change or self.student_quantized):
+            raise ValueError(f"{self.name}: a student that is a pruned teacher is neither another network nor taught")
 
 
 @dataclass(frozen=True)
@@ -259,6 +266,8 @@ class MimicChain:
     def student(self, variant: StudentVariant, seed: int) -> Path:
         """The folder of a trained student."""
         stage = f"{variant.name}/seed{seed}"
+        if variant.prune:
+            return self._pruned_student(variant.prune, stage, seed)
         weights = None if variant.change else self.options.student_weights
         quantizer = variant.quantizer or self.quantizer
         choice = variant.change(self.student_choice) if variant.change else self.student_choice
@@ -283,6 +292,14 @@ class MimicChain:
             FIRST_STAGE_SHARE,
         )
         return self._train_student(stage, lambda: DetectionStep(load_checkpoint(first)[0]), seed, weights)
+
+    def _pruned_student(self, prune: Callable[[MimicChain, Any, int], Any], stage: str, seed: int) -> Path:
+        start = self.options.out / f"{stage}_pruned"
+        if not start.is_dir():
+            full, _ = load_checkpoint(self.teacher(None))
+            save_checkpoint(start, prune(self, full, seed))
+        weights = self.options.student_weights
+        return self._train_student(stage, lambda: DetectionStep(load_checkpoint(start)[0]), seed, weights)
 
     def _train_student(
         self, stage: str, make_step: Callable[[], Any], seed: int, weights: Path | None, share: float = 1.0
