@@ -3,12 +3,15 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import box_iou
 
 from tinydet.backbones import MobileNetConfig, ResNetConfig, VGGConfig
 from tinydet.config import from_plain, to_plain
 from tinydet.data.batch import Batch, Target
 from tinydet.detectors import RFCN, DetectorConfig, RFCNConfig, build_detector
+from tinydet.detectors.anchors import AnchorConfig
 from tinydet.detectors.outputs import Detector
+from tinydet.detectors.proposals import ProposalConfig
 from tinydet.detectors.rfcn import RFCNRegionConfig
 from tinydet.distill.mimic import MimicConfig
 from tinydet.distill.steps import MimicStep
@@ -120,6 +123,45 @@ def test_regions_beyond_the_hardest_give_no_gradient_to_the_score_maps():
     losses["detection_class"].backward()
     touched = (maps["scores"].grad != 0).sum()
     assert 0 < touched <= 4 * 9 * 16  # 4 classes, 9 bins, 4 samples of 4 cells each
+
+
+def make_scenes(first: int, count: int) -> Batch:
+    """Gray noise with one light and one dark square in each image, of a few sizes and at a few places."""
+    images, targets = [], []
+    for seed in range(first, first + count):
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.rand(1, 96, 128, generator=generator) * 60 + 60
+        moved = (torch.rand(2, 4, generator=generator) * 8 - 4).round()
+        boxes = torch.tensor([[10.0, 10, 50, 50], [70, 40, 118, 88]]) + moved
+        labels = torch.randperm(2, generator=generator)
+        for (x0, y0, x1, y1), label in zip(boxes.int().tolist(), labels.tolist()):
+            image[:, y0:y1, x0:x1] = (240, 5)[label]
+        images.append(image)
+        targets.append(Target(boxes, labels, torch.zeros(0, 4)))
+    sizes, names = ((96, 128),) * count, tuple(map(str, range(first, first + count)))
+    return Batch(torch.stack(images), sizes, sizes, tuple(targets), names, names)
+
+
+@pytest.mark.slow
+def test_a_narrow_network_learns_to_detect():
+    torch.manual_seed(0)
+    proposals = ProposalConfig(AnchorConfig(((24.0, 48.0),), (1.0,)), train_proposals=200)
+    detector = RFCN(RFCNConfig(("light", "dark"), VGGConfig(16), GRAY, proposals)).train()
+    optimizer = torch.optim.SGD(detector.parameters(), 0.02, 0.9, weight_decay=5e-4)
+    for step in range(300):
+        batch = make_scenes(4 * step, 4)
+        loss = sum(detector.criterion(detector(batch), batch.targets).values())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(detector.parameters(), 10)
+        optimizer.step()
+    batch = make_scenes(90_000, 8)
+    for found, target in zip(detector.eval().postprocess(detector(batch)), batch.targets):
+        sure = found.scores > 0.5
+        overlaps = box_iou(found.boxes_xyxy[sure], target.boxes_xyxy)
+        assert sorted(overlaps.argmax(dim=1).tolist()) == [0, 1]
+        assert (overlaps.amax(dim=1) > 0.5).all()
+        assert torch.equal(found.labels[sure], target.labels[overlaps.argmax(dim=1)])
 
 
 def test_a_student_mimics_an_rfcn_teacher():

@@ -63,7 +63,11 @@ class RFCNConfig(TwoStageConfig):
 
 
 class PositionSensitiveHeads(nn.Module):
-    """From the feature map to `k * k` maps of each class's score and of each box offset."""
+    """From the feature map to `k * k` maps of each class's score and of each box offset.
+
+    A vote of k * k bins makes a step of gradient descent k * k times smaller than a fully connected layer's. The maps
+    are therefore k times what their convolutions give: the same functions, learnt in as many steps as there.
+    """
 
     def __init__(self, config: RFCNConfig, in_channels: int) -> None:
         super().__init__()
@@ -79,14 +83,15 @@ class PositionSensitiveHeads(nn.Module):
         box_classes = 1 if config.regions.class_agnostic_boxes else len(config.classes)
         self.class_maps = nn.Conv2d(channels, (len(config.classes) + 1) * bins, 1)
         self.box_maps = nn.Conv2d(channels, 4 * box_classes * bins, 1)
-        for layer in (self.class_maps, self.box_maps):
-            nn.init.normal_(layer.weight, std=0.01)
+        self.scale = float(config.regions.output_size)
+        for layer, spread in ((self.class_maps, 1.0), (self.box_maps, 0.3)):  # of a bin's output, at any width
+            nn.init.normal_(layer.weight, std=spread / (self.scale * channels**0.5))
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, C, H, W]` to `[B, (classes + 1) * k * k, H, W]` and `[B, 4 * box classes * k * k, H, W]`."""
         x = self.hidden(self.trunk(features))
-        return self.class_maps(x), self.box_maps(x)
+        return self.class_maps(x) * self.scale, self.box_maps(x) * self.scale
 
 
 class RFCN(TwoStageDetector):
