@@ -95,7 +95,7 @@ def shared_values(weights: NDArray[np.float32], count: int) -> NDArray[np.float3
 
 
 def k_means(values: NDArray[np.floating[Any]], count: int) -> NDArray[np.float64]:
-    """At most `count` rising centres of `[N]` values, from centres at equal distances, by Lloyd's iteration to its rest.
+    """At most `count` rising centres of `[N]` values, from centres at equal distances, by Lloyd's iteration to rest.
 
     On a line the values of a centre lie side by side, so that a step is a search in the sorted values and their running
     sum. A centre that no value is nearest to moves to the value that is farthest from its own.
