@@ -46,7 +46,8 @@ def detector_for(
     except ImportError as error:
         raise MissingExtraError("a checkpoint", "train") from error
     from tinydet.export.eager import load_eager
+    from tinydet.training.engine import choose_device
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return load_eager(path, device)
+    return load_eager(path, choose_device(device))

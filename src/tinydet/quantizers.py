@@ -6,6 +6,7 @@ Q(x) = b where (a + b) / 2 < x <= (b + c) / 2 for adjacent codes a < b < c. The 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,8 @@ class UniformQuantizerConfig:
     stride: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.stride <= 0:
-            raise ValueError(f"quantizer stride {self.stride} is not positive")
+        if not 0 < self.stride < math.inf:
+            raise ValueError(f"quantizer stride {self.stride} is not positive and finite")
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,9 @@ def main() -> None:
         missing = MissingExtraError(f"this command ({error.name} is missing)", "train")
         print(f"tinydet: error: {missing}", file=sys.stderr)
         raise SystemExit(missing.exit_status) from None
+    except (OSError, MemoryError) as error:  # such as a full disk
+        print(f"tinydet: error: {error or 'out of memory'}", file=sys.stderr)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("tinydet: stopped", file=sys.stderr)
         raise SystemExit(130) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,11 @@ def open_splits(data: str, train_split: str | None, test_split: str | None) -> A
     from tinydet.datasets import open_dataset
     from tinydet.datasets.selection import select_splits
 
-    return select_splits(open_dataset(data), train_split, test_split)
+    dataset = open_dataset(data)
+    if not dataset.classes:
+        first = f"; the first fault: {dataset.faults[0]}" if dataset.faults else ""
+        raise InputError(f"{data}: no class is named in it{first}")
+    return select_splits(dataset, train_split, test_split)
 
 
 def detector_choice(
@@ -41,7 +46,7 @@ def detector_choice(
     from tinydet.detectors.choice import DetectorChoice
 
     shorter_side = (300 if detector == "ssd" else 600) if shorter_side is None else shorter_side
-    if width <= 0 or shorter_side < 16:
+    if not 0 < width < math.inf or shorter_side < 16:
         raise InputError(f"width {width:g} must be above 0, shorter side {shorter_side} at least 16")
     return DetectorChoice(
         one_of("detector", detector, "faster_rcnn", "faster_rcnn_fpn", "rfcn", "ssd"),
@@ -67,7 +72,10 @@ def quantizer_named(text: str | None) -> Any:
         return None
     kind, _, stride = text.partition(":")
     if kind == "uniform":
-        return UniformQuantizerConfig(*(numbers("quantizer stride", stride) or (1.0,)))
+        strides = numbers("quantizer stride", stride) or (1.0,)
+        if len(strides) > 1:
+            raise InputError(f"quantizer {text!r}: expected one stride, such as uniform:0.5")
+        return UniformQuantizerConfig(strides[0])
     if text == "power_of_two":
         return PowerOfTwoQuantizerConfig()
     raise InputError(f"quantizer {text!r}: expected uniform, uniform:STRIDE or power_of_two")
@@ -159,14 +167,16 @@ def run_stage(
     from tinydet.training.loop import train as train_loop
     from tinydet.training.validation import Validate
 
+    name, chosen_device = one_of("protocol", protocol, "voc07", "voc", "coco"), _device(device)
+    if validate_every is not None and validate_every < 1:
+        raise InputError(f"validate every {validate_every} steps: expected at least 1")
     samples: tuple[Sample, ...] = usable_samples(selection.dataset, selection.train)
     tested = usable_samples(selection.dataset, selection.test)
     loader = make_loader(samples, step.detector.config.preprocessing, schedule.batch_size, augment, seed)
-    name = one_of("protocol", protocol, "voc07", "voc", "coco")
     validate = Validate(tested, selection.dataset.classes, name) if validated else None
     every = validate_every or max(1, schedule.iterations // 10)
     return train_loop(
-        step, loader, schedule, out, validate=validate, validate_every=every, device=_device(device), title=out.name
+        step, loader, schedule, out, validate=validate, validate_every=every, device=chosen_device, title=out.name
     )
 
 
@@ -178,8 +188,7 @@ def augmentation(network: Any, flip: float, jitter: str | None, ssd_augment: boo
 
     if ssd_augment or (ssd_augment is None and isinstance(network, SSD)):
         return checked(lambda: SSDAugmentConfig(flip_probability=flip))
-    sides = tuple(int(side) for side in numbers("jitter", jitter) or ())
-    return checked(lambda: AugmentConfig(flip, sides))
+    return checked(lambda: AugmentConfig(flip, whole_numbers("jitter", jitter) or ()))
 
 
 def print_result(result: TrainingResult, json_file: Path | None) -> None:
@@ -196,9 +205,12 @@ def numbers(what: str, text: str | None) -> tuple[float, ...] | None:
     if not text:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        values = tuple(float(part) for part in text.split(","))
+        if not all(map(math.isfinite, values)):
+            raise ValueError("not finite")
     except ValueError as error:
         raise InputError(f"{what} {text!r}: expected numbers with commas between, such as 0.5,1,2") from error
+    return values
 
 
 def whole_numbers(what: str, text: str | None) -> tuple[int, ...] | None:

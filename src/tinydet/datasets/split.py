@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from tinydet.datasets import coco, voc, yolo
+from tinydet.datasets.faults import in_words
 from tinydet.datasets.open import Source
 from tinydet.errors import InputError
 from tinydet.files import write_text
@@ -46,17 +47,20 @@ def split_dataset(
         of: the split that is divided, the others staying as they are; by default all images are pooled.
 
     Raises:
-        InputError: the fractions do not sum to 1, or are more than there are images.
+        InputError: the fractions do not sum to 1, or are more than there are images; the seed is negative.
     """
     names = tuple(names) if names is not None else DEFAULT_NAMES.get(len(fractions), ())
     if len(names) != len(fractions) or len(set(names)) != len(names):
         raise InputError(f"{len(fractions)} fractions need as many different names of splits; found {', '.join(names)}")
-    if any(fraction <= 0 for fraction in fractions) or abs(sum(fractions) - 1) > 1e-6:
+    if any(not fraction > 0 for fraction in fractions) or abs(sum(fractions) - 1) > 1e-6:
         raise InputError(f"fractions {', '.join(f'{f:g}' for f in fractions)}: expected numbers above 0 that sum to 1")
+    if seed < 0:
+        raise InputError(f"seed {seed}: expected 0 or more")
     pool = sorted(dataset.split(of) if of else unique_samples(dataset), key=lambda sample: sample.image_id)
     cuts = [0, *(round(float(cut) * len(pool)) for cut in np.cumsum(fractions))]
     if any(end <= start for start, end in pairwise(cuts)):
-        raise InputError(f"{dataset.name}: {len(pool)} images are too few for {len(fractions)} splits")
+        why = f"; faults found: {in_words(dataset.faults)}; the first: {dataset.faults[0]}" if dataset.faults else ""
+        raise InputError(f"{dataset.name}: {len(pool)} images are too few for {len(fractions)} splits{why}")
     order = _best_order(pool, cuts, seed)
     parts = {name: _in_order(pool, order[start:end]) for name, (start, end) in zip(names, pairwise(cuts))}
     return replace(dataset, splits=(dataset.splits | parts) if of else parts)

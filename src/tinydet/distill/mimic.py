@@ -9,6 +9,7 @@ nothing: the two switches of the paper's Tables 4 to 8 are the two detectors' co
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +43,7 @@ class MimicConfig:
     maps: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.regions < 1 or self.output_size < 1 or self.weight < 0:
+        if self.regions < 1 or self.output_size < 1 or not 0 <= self.weight < math.inf:
             raise ValueError(f"mimic loss of weight {self.weight} on {self.regions} regions of size {self.output_size}")
 
 

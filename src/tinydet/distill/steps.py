@@ -83,6 +83,8 @@ class MimicStep(nn.Module):
         self.detector = detector
         self.mimic = region_mimic(detector, teacher.detector, config)
         self.maps = mimicked_maps(detector, teacher.detector, config)
+        if config.region_source == "student" and isinstance(detector, SSD):
+            raise InputError("a one-stage student proposes no regions: mimic on the teacher's, or on objects")
         self.config = config
         self._teacher = (teacher,)  # in a tuple: no part of this module's weights
 
@@ -113,6 +115,8 @@ class FeatureMimicStep(nn.Module):
         self.detector = detector
         self.mimic = region_mimic(detector, teacher.detector, config)
         self.maps = mimicked_maps(detector, teacher.detector, config)
+        if config.region_source == "student":
+            raise InputError("the mimic loss alone teaches no proposals: take the teacher's regions, or the objects")
         self.config = config
         self._teacher = (teacher,)
 

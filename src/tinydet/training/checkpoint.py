@@ -112,8 +112,11 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[Any, CheckpointInfo
     path = checkpoint_in(folder)
     content = read_config(path)
     config: Any = from_plain(DetectorConfig, content["detector"], f"{path / 'config.json'}: detector")  # type: ignore
-    with torch.random.fork_rng(devices=[]):  # building draws weights that are overwritten at once
-        detector = build_detector(config)
+    try:
+        with torch.random.fork_rng(devices=[]):  # building draws weights that are overwritten at once
+            detector = build_detector(config)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{path / 'config.json'}: no detector can be built from `detector`: {error}") from error
         if channels := content.get("layer_channels"):
             _resize(detector, channels, path / "config.json")
     load_weights(detector, path)
@@ -162,6 +165,8 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{file}: format {found}, written by tinydet {content.get('tinydet')}; this is tinydet "
             f"{tinydet.__version__}, which reads up to format {FORMAT}: upgrade tinydet"
         )
+    if not isinstance(content.get("run", {}), dict) or not isinstance(content.get("classes", []), list):
+        raise InputError(f"{file}: `run` is no object, or `classes` no list; put back the file as it was written")
     if found < 1:
         raise InputError(f"{file}: format {found} was never written by tinydet; the first is 1")
     return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -46,13 +47,13 @@ class Schedule:
             raise ValueError(
                 f"{self.iterations} iterations of {self.batch_size} images, {self.warmup_iterations} of warm-up"
             )
-        if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
+        if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf or not 0 <= self.momentum < 1:
             raise ValueError(
                 f"learning rate {self.learning_rate}, momentum {self.momentum}, weight decay {self.weight_decay}"
             )
         if any(not 0 < at < 1 for at in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones {self.milestones} are not rising fractions between 0 and 1")
-        if self.clip_norm is not None and self.clip_norm <= 0:
+        if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"gradients cannot be clipped to norm {self.clip_norm}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"the moving average's decay {self.ema_decay} is not between 0 and 1")
