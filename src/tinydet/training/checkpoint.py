@@ -117,8 +117,8 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[Any, CheckpointInfo
             detector = build_detector(config)
     except (ValueError, RuntimeError) as error:
         raise InputError(f"{path / 'config.json'}: no detector can be built from `detector`: {error}") from error
-        if channels := content.get("layer_channels"):
-            _resize(detector, channels, path / "config.json")
+    if channels := content.get("layer_channels"):
+        _resize(detector, channels, path / "config.json")
     load_weights(detector, path)
     return detector.eval(), read_info(path)
 
