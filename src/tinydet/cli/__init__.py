@@ -32,6 +32,7 @@ def _register_verbs() -> None:
     from tinydet.cli import (  # noqa: F401
         benchmark,
         complexity,
+        compress,
         data,
         detect,
         distill,
@@ -40,6 +41,7 @@ def _register_verbs() -> None:
         mismatch,
         packed,
         pretrain,
+        quantize,
         report,
         run,
         score,

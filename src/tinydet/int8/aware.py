@@ -68,23 +68,16 @@ class QuantizationAwareStep(nn.Module):
             self.add_module(name, part)
         self.config = {"step": describe_step(step), "weight_bits": weight_bits, "kept_in_float": list(kept_in_float)}
         self._layers = tuple(name for name in layers_of(self.detector) if name not in kept_in_float)
-        # [layers, input or output, low or high]; NaN until the first batch
-        self.register_buffer("ranges", torch.full((len(self._layers), 2, 2), torch.nan))
-        self.ranges: Tensor
+        self.ranges = _Ranges(len(self._layers))
         self._ends: dict[str, str] | None = None
-
-    def train(self, mode: bool = True) -> QuantizationAwareStep:
-        """Normalization stays in evaluation mode."""
-        super().train(mode)
-        for part in self.detector.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                part.eval()
-        return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The step's losses with rounded weights and activations."""
         if self._ends is None:
             self._ends = _output_ends(self.detector, self._layers, batch)
+        for part in self.detector.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.eval()
         layers = {name: self.detector.get_submodule(name) for name in self._layers}
         weights = {
             f"detector.{name}.weight": fake_quantized_weight(layer.weight, self.weight_bits)
@@ -122,14 +115,28 @@ class QuantizationAwareStep(nn.Module):
     def _rounded(self, place: int, side: int, x: Tensor) -> Tensor:
         if not x.numel():
             return x
-        if self.training:
+        ranges = self.ranges.values
+        if self.detector.training:
             with torch.no_grad():
                 found = torch.stack(torch.aminmax(x.detach().float()))
-                known = self.ranges[place, side]
-                moved = known + self.momentum * (found - known)
-                self.ranges[place, side] = torch.where(known.isnan(), found, moved)
-        low, high = self.ranges[place, side].unbind()
+                moved = ranges[place, side] + self.momentum * (found - ranges[place, side])
+                ranges[place, side] = torch.where(moved.isnan(), found, moved)
+        low, high = ranges[place, side].clone().unbind()
         return fake_quantized_activation(x.float(), low, high)
+
+
+class _Ranges(nn.Module):
+    """Moving averages; a module of its own so that whatever wraps the step saves it as well.
+
+    Attributes:
+        values: `[layers, input or output, lowest or highest]`, NaN until the first batch.
+    """
+
+    values: Tensor
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.full((layers, 2, 2), torch.nan))
 
 
 def aware_step(step: Any, weight_bits: WeightBits = 7, kept_in_float: tuple[str, ...] = ()) -> nn.Module:
@@ -152,19 +159,20 @@ def _output_ends(detector: Any, layers: tuple[str, ...], batch: Batch) -> dict[s
     running the detector once.
     """
     names = {module: name for name, module in detector.named_modules()}
-    made_by: list[tuple[Tensor, str]] = []
+    made_by: list[tuple[Tensor, int, str]] = []
     ends = {name: name for name in layers}
 
     def maker(x: Any) -> str | None:
-        return next((name for output, name in reversed(made_by) if output is x), None)
+        # A residual block adds to the tensor in place, which its version tells.
+        return next((name for output, version, name in made_by[::-1] if output is x and x._version == version), None)
 
     def after_layer(module: nn.Module, _: Any, output: Tensor) -> None:
-        made_by.append((output, names[module]))
+        made_by.append((output, output._version, names[module]))
 
     def after_normalization(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if (name := maker(inputs[0])) is not None:
             ends[name] = names[module]
-            made_by.append((output, name))
+            made_by.append((output, output._version, name))
 
     def before_activation(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if (name := maker(inputs[0])) is not None:

@@ -186,7 +186,8 @@ def latency_side_by_side(
 ) -> dict[str, list[float]]:
     """Median milliseconds an image for each model, the network alone on one thread, by engine installed here.
 
-    Every round runs each model on each image, so that what else the machine does falls on all alike.
+    Every round runs each model on each image, in turns the first or the last first, so that whatever else the machine
+    does falls on all alike.
     """
     found = {}
     for make in (OnnxRuntimeEngine, OpenVinoEngine):
@@ -197,7 +198,7 @@ def latency_side_by_side(
         times: list[list[float]] = [[] for _ in engines]
         for round_ in range(rounds + 1):
             for pixels in images:
-                for engine, own in zip(engines, times):
+                for engine, own in list(zip(engines, times))[:: 1 if round_ % 2 else -1]:
                     started = time.perf_counter()
                     engine(pixels)
                     if round_:  # the first is to warm up
