@@ -91,7 +91,8 @@ def detect_all(detector: AnyDetector, samples: Sequence[Sample], classes: tuple[
         typer.echo(f"warning: the detector does not know the data set's {', '.join(missing)}", err=True)
     if all(label < 0 for label in known):
         raise InputError(
-            f"no class in common: the detector knows {', '.join(detector.classes)}; the data set has {', '.join(classes)}"
+            f"no class in common: the detector knows {', '.join(detector.classes)}; the data set has "
+            f"{', '.join(classes)}"
         )
     label_of = np.array(known, np.int64)
     found: dict[str, Detections] = {}

@@ -1,7 +1,7 @@
 """Box arithmetic as nodes.
 
-Boxes are float32 in pixels of the resized image. Here coordinates come first, `[2, ..., N]` or `[4, ..., N]`: engines are
-several times faster where the innermost axis is long.
+Boxes are float32 in pixels of the resized image. Here coordinates come first, `[2, ..., N]` or `[4, ..., N]`: engines
+are several times faster where the innermost axis is long.
 """
 
 from __future__ import annotations

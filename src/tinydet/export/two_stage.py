@@ -12,7 +12,7 @@ from tinydet.detectors.rfcn import RFCN
 from tinydet.detectors.two_stage import TwoStageDetector
 from tinydet.export.boxes import centres_and_sizes, decoded, limits_xy
 from tinydet.export.detections import class_scores, for_every_class, kept_detections
-from tinydet.export.graph import GraphBuilder
+from tinydet.export.graph import FLOAT, GraphBuilder
 from tinydet.export.modules import export_module
 from tinydet.export.pooling import pooled_from_map, pooled_from_pyramid, votes_of_bins
 from tinydet.export.proposals import proposals_of_levels
@@ -66,8 +66,9 @@ def add_two_stage(graph: GraphBuilder, image: str, detector: TwoStageDetector) -
     maps, logits, deltas = (outputs[levels * i : levels * (i + 1)] for i in range(3))
     limit_xy = limits_xy(graph, pixels)
     boxes = proposals_of_levels(graph, detector.proposals, logits, deltas, limit_xy)
+    boxes, there = _at_least_one(graph, boxes)
     region_logits, region_deltas, boxes = _regions(graph, detector, maps, outputs[3 * levels :], boxes)
-    scores = class_scores(graph, region_logits)
+    scores = graph.op("Mul", class_scores(graph, region_logits), there)
     centres, sizes = centres_and_sizes(graph, boxes)  # [2, R] each
     regions = config.regions
     if regions.class_agnostic_boxes:
@@ -78,11 +79,22 @@ def add_two_stage(graph: GraphBuilder, image: str, detector: TwoStageDetector) -
         class_boxes = for_every_class(graph, shared, scores)
     else:
         axis = graph.constant([1])
-        limit, centres, sizes = (graph.op("Unsqueeze", value, axis) for value in (limit_xy, centres, sizes))
-        deltas = graph.op("Transpose", region_deltas, perm=[2, 1, 0])  # [4, classes, R]
-        first, second = decoded(graph, deltas, centres, sizes, WEIGHTS, limit)
+        own = [graph.op("Unsqueeze", value, axis) for value in (limit_xy, centres, sizes)]
+        by_class = graph.op("Transpose", region_deltas, perm=[2, 1, 0])  # [4, classes, R]
+        first, second = decoded(graph, by_class, own[1], own[2], WEIGHTS, own[0])
         class_boxes = graph.op("Transpose", graph.op("Concat", first, second, axis=0), perm=[1, 2, 0])
     kept_detections(graph, class_boxes, scores, regions.score_threshold, regions.nms_iou, regions.most)
+
+
+def _at_least_one(graph: GraphBuilder, boxes: str) -> tuple[str, str]:
+    """The boxes, or an empty one where there are none, and 1 or 0 for whether there were any.
+
+    Engines do not run a convolution on no region at all.
+    """
+    there = graph.op("Min", graph.op("Shape", boxes, start=0, end=1), graph.constant([1]))
+    missing = graph.op("Sub", graph.constant([1]), there)
+    empty = graph.op("Slice", graph.constant([[0.0] * 4]), graph.constant([0]), missing)
+    return graph.op("Concat", boxes, empty, axis=0), graph.op("Cast", there, to=FLOAT)
 
 
 def _regions(

@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from tinydet.errors import InputError
+from tinydet.records import upright_rgb
 
 Pixels = NDArray[np.uint8]
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | Pixels
@@ -33,7 +34,10 @@ def decode(image: ImageLike) -> Pixels:
                 raise InputError(f"an array of {image.shape} {image.dtype}; expected [H, W, 3] uint8, RGB")
             return image
         case Image.Image():
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            try:
+                return np.asarray(upright_rgb(image))
+            except (OSError, ValueError, SyntaxError) as error:
+                raise InputError(f"this image: {error}") from error
         case bytes() | bytearray() | memoryview():
             return _decode_bytes(bytes(image), "these bytes")
         case _:
@@ -57,8 +61,7 @@ def _decode_bytes(content: bytes, where: str) -> Pixels:
             pass
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            return np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
+            return np.asarray(upright_rgb(opened))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{where}: not a readable image: {error}") from error
 

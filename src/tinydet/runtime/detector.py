@@ -26,14 +26,14 @@ class Detector:
 
     Args:
         model: a path to an `.onnx` or `.tinydet` file, or its bytes.
-        engine: `onnxruntime`, `openvino` (an extra), or `auto`: whichever was faster when this file was first run on this
-            machine; where only one is installed, that one.
+        engine: `onnxruntime`, `openvino` (an extra), or `auto`: whichever was faster when this file was first run on
+            this machine; where only one is installed, that one.
         threads: of the engine; None takes all cores.
         score_threshold: at least the one in the file, which is the default.
         classes: names of the only classes to detect.
         most: detections at most; the best are kept.
-        resizing: `exact` has Pillow do it, as in training; `fast` has OpenCV or the graph itself enlarge images where that
-            gives the same but for rounding (one level of 255 at most).
+        resizing: `exact` has Pillow do it, as in training; `fast` has OpenCV or the graph itself enlarge images where
+            that gives the same but for rounding (one level of 255 at most).
 
     Raises:
         InputError: no such file, damaged, not an exported detector; an option out of range or an unknown class.
@@ -143,8 +143,8 @@ def _checked_threshold(wanted: float | None, description: ModelDescription) -> f
         return 0.0
     if not description.score_threshold <= wanted <= 1:
         raise InputError(
-            f"score threshold {wanted}: expected {description.score_threshold} to 1; the file itself drops what is below "
-            f"{description.score_threshold}"
+            f"score threshold {wanted}: expected {description.score_threshold} to 1; the file itself drops what is "
+            f"below {description.score_threshold}"
         )
     return wanted
 

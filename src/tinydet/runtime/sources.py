@@ -56,8 +56,8 @@ class SourceConfig:
     Attributes:
         watch: go on looking into folders for new images, for ever.
         poll_s: seconds between two looks; a file is taken once its size has not changed from one to the next.
-        first_retry_s, last_retry_s: a camera that drops out is tried again after the first, then twice as long, up to the
-            last; for ever.
+        first_retry_s, last_retry_s: a camera that drops out is tried again after the first, then twice as long, up to
+            the last; for ever.
     """
 
     watch: bool = False
