@@ -22,6 +22,8 @@ BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
+FLOATING_POINT = "its pixels are floating-point numbers, whose range nobody states; save it with 8 or 16 bits"
+
 
 def _frozen(value: ArrayLike, dtype: Any, shape: tuple[int | None, ...], name: str) -> NDArray[Any]:
     array = np.array(value, dtype=dtype)
@@ -188,11 +190,25 @@ def open_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
+            return upright_rgb(opened)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such image") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: not a readable image: {error}") from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Any image in RGB of 8 bits, its EXIF orientation applied.
+
+    Raises:
+        ValueError: its pixels are floating-point numbers.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip to white
+        upright = Image.fromarray((np.clip(np.asarray(upright), 0, 0xFFFF) >> 8).astype(np.uint8))
+    elif upright.mode == "F":
+        raise ValueError(FLOATING_POINT)
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
 @dataclass(frozen=True)

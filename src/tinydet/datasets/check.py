@@ -39,10 +39,11 @@ def usable_samples(
     if not usable:
         why = f"; faults found: {in_words(faults)}; the first: {faults[0]}" if faults else ""
         raise InputError(f"{dataset.name}: split {split!r} has no usable image{why}; `tinydet data check` lists all")
-    if not any(len(sample.annotations) for sample in usable):
+    if not any((~(s.annotations.difficult | s.annotations.crowd)).any() for s in usable):
         why = f"; faults found: {in_words(faults)}" if faults else ""
+        apart = ", difficult ones and crowds apart" if any(len(sample.annotations) for sample in usable) else ""
         raise InputError(
-            f"{dataset.name}: none of the {len(usable)} images of split {split!r} has a labelled object{why}"
+            f"{dataset.name}: none of the {len(usable)} images of split {split!r} has a labelled object{apart}{why}"
         )
     if faults:
         print(

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from tinydet.datasets.faults import EMPTY_FILE, MISSING_IMAGE, TRUNCATED_IMAGE, UNREADABLE_IMAGE, reject
-from tinydet.records import Fault
+from tinydet.records import FLOATING_POINT, Fault
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 _EXIF_ORIENTATION = 0x0112
@@ -66,6 +66,8 @@ def pixel_fault(path: Path) -> Fault | None:
         with Image.open(path) as image:
             image.draft("RGB", (1, 1))
             image.load()
+            if image.mode == "F":
+                return Fault(UNREADABLE_IMAGE, path, FLOATING_POINT)
     except FileNotFoundError:
         return Fault(MISSING_IMAGE, path, "there is no such image")
     except _READ_ERRORS as error:

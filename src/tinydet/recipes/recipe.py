@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,14 +61,19 @@ class RecipeOptions:
     command: str = ""
 
     def __post_init__(self) -> None:
-        if self.budget <= 0:
+        if not 0 < self.budget < math.inf:
             raise InputError(f"budget {self.budget}: expected a number above 0; 1 is the paper's whole schedule")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise InputError(f"seeds {self.seeds}: expected at least one, each once")
-        for name in ("teacher_width", "student_width", "shorter_side", "batch_size", "learning_rate", "regions"):
+        widths = ("teacher_width", "student_width")
+        for name in (*widths, "batch_size", "learning_rate", "regions", "quantizer_stride"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name.replace('_', ' ')} {value}: expected a number above 0")
+        for name, least in (("shorter_side", 16), ("mimic_weight", 0), ("latency_images", 0)):
+            value = getattr(self, name)
+            if value is not None and not least <= value < math.inf:
+                raise InputError(f"{name.replace('_', ' ')} {value}: expected at least {least}")
 
 
 @dataclass(frozen=True)
