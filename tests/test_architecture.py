@@ -42,7 +42,7 @@ LAYERS = (
     ("detectors",),
     ("complexity", "training"),
     ("distill", "export", "pretraining"),
-    ("prune", "sharing", "int8"),
+    ("prune", "sharing", "int8", "compression"),
     ("recipes",),
     ("cli",),
 )
