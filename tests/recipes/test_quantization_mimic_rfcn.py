@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from tinydet.errors import InputError
 from tinydet.quantizers import PowerOfTwoQuantizerConfig, UniformQuantizerConfig
 from tinydet.recipes import RECIPES, RecipeOptions, find_recipe, mimic_chain
 from tinydet.recipes import quantization_mimic_rfcn as rfcn
+from tinydet.recipes.ablation_figures import add_ablation_curves
 from tinydet.recipes.figures import VariantFigures
 from tinydet.recipes.mimic_chain import MimicChain, StudentVariant, TeacherVariant, metric_names, run_mimic_chain
+from tinydet.recipes.pruned_students import removed_share
 from tinydet.recipes.speed_and_size import run_speed_and_size
-from tinydet.report.summary import read_summary
+from tinydet.report.summary import Asked, RunSummary, SeedResult, VariantSummary, read_summary
 from tinydet.training.checkpoint import load_checkpoint
 
 STEPS = 2
@@ -67,7 +70,10 @@ def test_the_papers_numbers_stand_beside_ours(table):
 def test_table_3_counts_at_the_papers_size():
     plan = TABLES["table3"]
     assert plan.complexity_input_hw == (600, 1000)
-    assert [v.paper["multiply_adds"] / 1e6 for v in plan.students[:4]] == [227, 232, 286, 273]
+    assert [v.paper["multiply_adds"] / 1e6 for v in plan.students] == [227, 232, 286, 273, 227, 227, 227, 227]
+    assert [100 * v.paper["easy"] for v in plan.students] == pytest.approx(
+        [71.3, 69.1, 67.8, 65.8, 68.0, 73.2, 71.9, 73.9]
+    )
     assert "227 M multiply-adds" in find_recipe(plan.name).rows[2].value
 
 
@@ -98,6 +104,26 @@ def test_each_ablation_differs_from_the_first_student_in_one_thing():
             if getattr(first, name) != getattr(other, name)
         }
         assert len(changes) == 1, other.name
+
+
+def test_ablations_are_drawn_against_what_changes():
+    plan = TABLES["ablations"]
+    accuracies = {variant.name: place / 100 for place, variant in enumerate(plan.students)}
+    summary = RunSummary(
+        plan.name,
+        plan.title,
+        Asked("", "", (0,), "", "", "", {}, "", 0.0),
+        "",
+        ("mAP",),
+        tuple(VariantSummary(n, n, seeds=(SeedResult(0, {"mAP": ap}),)) for n, ap in accuracies.items()),
+    )
+    strides, regions = add_ablation_curves(SimpleNamespace(plan=plan), summary).sweeps  # type: ignore[arg-type]
+    of = {name: 100 * ap for name, ap in accuracies.items()}
+    base = of["quantization_mimic"]
+    (points,) = strides.series.values()
+    assert points == ((0.5, of["stride_0.5"]), (1, base), (2, of["stride_2"]), (4, of["stride_4"]))
+    (points,) = regions.series.values()
+    assert points == ((32, of["regions_32"]), (256, of["regions_256"]), (2000, base))
 
 
 def test_where_our_metrics_are_not_the_papers_both_are_columns():
@@ -138,6 +164,28 @@ def test_each_row_trains_what_it_names(tmp_path, unmeasured):
     assert [v.name for v in read_summary(tmp_path).variants] == ["wider", "powers", "split", "by_powers", "stride_2"]
     assert summary.metric_names == ("mAP", "easy", "medium", "hard")
     assert all(variant.mean("mAP") is not None for variant in summary.variants)
+
+
+def test_a_pruned_teacher_has_the_students_network(tmp_path, unmeasured):
+    """The channels of VGG-1-32, chosen among those of the trained VGG-1-16, and trained on."""
+    pruned = [variant for variant in TABLES["table3"].students if variant.prune]
+    plan = replace(TABLES["table3"], teachers=(), students=(rfcn.SCRATCH, *pruned))
+    summary = run_mimic_chain(plan, options(tmp_path))
+    scratch, _ = load_checkpoint(tmp_path / "scratch" / "seed0")
+    shapes = {name: tensor.shape for name, tensor in scratch.state_dict().items()}
+    for variant in pruned:
+        detector, info = load_checkpoint(tmp_path / variant.name / "seed0")
+        assert {name: tensor.shape for name, tensor in detector.state_dict().items()} == shapes
+        assert info.extra["training"]["schedule"]["iterations"] == STEPS
+        row = summary.variant(variant.name)
+        assert row is not None
+        assert row.mean("mAP") is not None
+
+
+def test_a_student_as_wide_as_its_teacher_cannot_be_pruned_from_it(tmp_path):
+    chain = MimicChain(TABLES["table3"], options(tmp_path, student_width=16))
+    with pytest.raises(InputError, match="narrower"):
+        removed_share(chain)
 
 
 def test_a_changed_teacher_teaches_nobody():

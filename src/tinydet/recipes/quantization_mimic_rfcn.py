@@ -13,6 +13,7 @@ command is minutes on two CPU cores. Table 1 trains nothing.
 | 2 | VGG-1-32 scratch, Quantization Mimic | 71.3 / 55.4 / 23.8, 73.9 / 62.1 / 27.6 |
 | 3 | scratch, depthwise | 71.3 / 55.4 / 23.8, 69.1 / 51.1 / 21.6 |
 | 3 | 2 groups, 3 groups | 67.8 / 51.9 / 22.4, 65.8 / 50.8 / 22.1 |
+| 3 | He et al., Molchanov et al. | 68.0 / 50.7 / 22.1, 73.2 / 58.2 / 25.2 |
 | 3 | Li et al., Quantization Mimic | 71.9 / 58.2 / 25.6, 73.9 / 62.1 / 27.6 |
 | 4 | neither quantized, the teacher, both | 71.9 / 58.2 / 25.6, 73.0 / 59.3 / 25.6, 73.9 / 62.1 / 27.6 |
 | 5 | VGG-1-32 quantized without mimic, plain | 71.9 / 55.2 / 23.7, 71.3 / 55.4 / 23.8 |
@@ -36,6 +37,7 @@ from tinydet.quantizers import PowerOfTwoQuantizerConfig, UniformQuantizerConfig
 from tinydet.recipes.ablation_figures import add_ablation_curves
 from tinydet.recipes.mimic_chain import MimicPlan, StudentVariant, TeacherVariant, run_mimic_chain
 from tinydet.recipes.mismatch_figure import add_mismatch
+from tinydet.recipes.pruned_students import prune_as_he, prune_as_molchanov
 from tinydet.recipes.quantization_mimic import paper_rows
 from tinydet.recipes.recipe import PaperRow, Recipe
 from tinydet.recipes.speed_and_size import PAPER_SIZES, run_speed_and_size
@@ -123,6 +125,18 @@ _TABLE_3 = replace(
         StudentVariant(
             "groups_3", "student, 3 groups", paper=_ap(65.8, 50.8, 22.1) | {"multiply_adds": 273e6}, change=_split(3)
         ),
+        StudentVariant(
+            "he",
+            "student, He et al. (LASSO)",
+            paper=_ap(68.0, 50.7, 22.1) | {"multiply_adds": 227e6},
+            prune=prune_as_he,
+        ),
+        StudentVariant(
+            "molchanov",
+            "student, Molchanov et al. (Taylor)",
+            paper=_ap(73.2, 58.2, 25.2) | {"multiply_adds": 227e6},
+            prune=prune_as_molchanov,
+        ),
         _with_complexity(LI, 227),
         _with_complexity(QUANTIZATION_MIMIC, 227),
     ),
@@ -130,6 +144,7 @@ _TABLE_3 = replace(
     notes=(
         _ALL_FACES,
         "Multiply-adds are of one image of 1000 x 600 pixels; docs/complexity.md says why the paper's differ.",
+        "Pruned students are the trained teacher, of whose channels as many are left as the student's layers have.",
         "Networks in groups start from random weights, whatever --student-weights says: it is of the plain network.",
     ),
 )
