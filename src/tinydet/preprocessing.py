@@ -11,6 +11,9 @@ from PIL import Image
 
 ChannelOrder = Literal["rgb", "bgr", "gray"]
 
+LEAST_SIDE = 16
+"""Pixels of a resized image; of fewer, a network that halves its input four times has nothing left."""
+
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -20,8 +23,8 @@ class Preprocessing:
     """How an image becomes a network's input.
 
     The image is resized (keeping its shape so that the shorter side is `shorter_side`, but the longer one at most
-    `longer_side`; or to `fixed_size_hw` exactly), its channels are ordered, and the network itself subtracts `mean` and
-    divides by `std`, both in units of 0..255 and in the order of `channels`.
+    `longer_side`, and no side less than `LEAST_SIDE`; or to `fixed_size_hw` exactly), its channels are ordered, and the
+    network itself subtracts `mean` and divides by `std`, both in units of 0..255 and in the order of `channels`.
 
     Attributes:
         size_divisor: the network pads its input on the right and at the bottom to a multiple of this.
@@ -53,7 +56,8 @@ class Preprocessing:
             return self.fixed_size_hw
         shorter = shorter_side or self.shorter_side
         scale = min(shorter / min(size_hw), self.longer_side / max(size_hw))
-        return max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
+        least = min(LEAST_SIDE, shorter)
+        return max(least, round(size_hw[0] * scale)), max(least, round(size_hw[1] * scale))
 
     def __call__(self, image: Image.Image, shorter_side: int | None = None) -> NDArray[np.uint8]:
         """The network's input for one image: `[H, W, C]` uint8, C being 1 or 3."""

@@ -6,6 +6,7 @@ starts at once and the verbs that need no PyTorch run without it.
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -52,6 +53,8 @@ def _register_verbs() -> None:
 def main() -> None:
     """Run the command line. A user's mistake is one clear message and an exit status, never a traceback."""
     _register_verbs()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal cannot show
     try:
         app()
     except TinydetError as error:

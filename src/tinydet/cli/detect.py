@@ -33,9 +33,9 @@ def detect(
         typer.Option("--json", metavar="FILE", help="Write one JSON object a line and image; - for stdout."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write every image with its boxes drawn.")] = None,
-    score: Annotated[float | None, typer.Option(help="Only what scores at least this.")] = None,
+    score: Annotated[float | None, typer.Option(min=0, max=1, help="Only what scores at least this.")] = None,
     classes: Annotated[str | None, typer.Option(metavar="A,B", help="Only these classes.")] = None,
-    most: Annotated[int | None, typer.Option(help="At most so many an image, the best.")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="At most so many an image, the best.")] = None,
     engine: Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of the engine; all cores by default.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on looking into the folders for new images.")] = False,
@@ -167,7 +167,7 @@ def _lines(path: Path) -> Iterator[TextIO]:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w", encoding="utf-8")  # noqa: SIM115  line by line: a camera never ends
+        file = open(path, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  line by line: a camera never ends
     except OSError as error:
         raise TinydetError(f"cannot write {path}: {error.strerror or error}") from error
     with file:

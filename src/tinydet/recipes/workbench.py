@@ -115,7 +115,7 @@ class Workbench:
             change: what is done to the detector before, such as putting Q into it.
         """
         rule = "_wider" if self.protocol == "wider" else ""
-        kept = self.options.out / "evaluations" / f"{variant}_seed{seed}{rule}.json"
+        kept = self.options.out / "evaluations" / f"{variant}_seed{seed}_{self.test_split}{rule}.json"
         if not kept.is_file():
             write_json(kept, self._measured(variant, folder, seed, change))
         content = read_json(kept)
