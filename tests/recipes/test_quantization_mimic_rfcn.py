@@ -200,7 +200,7 @@ def test_figure_5_is_measured_for_both_students(tmp_path, unmeasured):
     assert histogram.shares.keys() == {"teacher_only", "quantization_mimic"}
     assert all(sum(shares) == pytest.approx(1) for shares in histogram.shares.values())
     for name in histogram.shares:
-        kept = json.loads((tmp_path / "mismatch" / f"{name}_seed0.json").read_text())
+        kept = json.loads((tmp_path / "mismatch" / f"{name}_seed0_test.json").read_text())
         variant = summary.variant(name)
         assert variant is not None
         assert variant.mean("mismatch") == kept["mean"]

@@ -50,7 +50,7 @@ def add_mismatch(chain: MimicChain, summary: RunSummary) -> RunSummary:
 
 def _measured(chain: MimicChain, variant: StudentVariant, seed: int) -> dict[str, Any]:
     """Kept in the run's `mismatch`, as accuracies are in its `evaluations`."""
-    kept = chain.options.out / "mismatch" / f"{variant.name}_seed{seed}.json"
+    kept = chain.options.out / "mismatch" / f"{variant.name}_seed{seed}_{chain.bench.test_split}.json"
     if not kept.is_file():
         chain.bench.say(f"{variant.name}, seed {seed}: comparing regions with the teacher's")
         pair = load_pair(chain.teacher_of(variant), chain.student(variant, seed))
