@@ -286,6 +286,27 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert all(weight.isfinite().all() for weight in saved.values())
 
 
+class OverflowingStep(DetectionStep):
+    """From the `at`-th update on, a weight is infinite, which no loss shows before the next step."""
+
+    def __init__(self, detector: Any, at: int) -> None:
+        super().__init__(detector)
+        self.at = at
+
+    def after_update(self, done: int) -> None:
+        if done >= self.at:
+            next(self.parameters()).data.view(-1)[0] = float("inf")
+
+
+@pytest.mark.parametrize("at", [4, 6])
+def test_weights_that_are_not_finite_are_never_saved(tiny: ModuleType, tmp_path: Path, at: int) -> None:
+    step = OverflowingStep(tiny.TinyDetector(), at)
+    with pytest.raises(TinydetError, match=rf"step {at}: .*weight is not finite.*learning rate"):
+        tiny.tiny_train(tmp_path, 6, step=step, checkpoint_every=2)
+    assert json.loads((tmp_path / "last" / "training" / "state.json").read_text())["step"] == at - 2
+    assert all(weight.isfinite().all() for weight in load_file(tmp_path / "last" / "model.safetensors").values())
+
+
 class FailingDetector:
     """A tiny detector that fails in its `at`-th forward pass."""
 

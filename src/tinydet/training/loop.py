@@ -267,10 +267,20 @@ class _Run:
             "these images and their boxes; else start again with a lower learning rate, warm-up, or gradient clipping"
         )
 
+    def _check_weights(self) -> None:
+        """A loss shows broken weights one step late, when a checkpoint of them could already lie over a whole one."""
+        for name, weight in self.step.named_parameters():
+            if not weight.isfinite().all():
+                raise TinydetError(
+                    f"step {self.done}: {name} is not finite after it. Nothing was saved over the last checkpoint; "
+                    "start again with a lower learning rate, warm-up, or gradient clipping"
+                )
+
     def _validate(
         self, validate: Callable[[Any], Validation], progress: TrainingProgress, log: RunLog | None
     ) -> dict[str, Any]:
         """Measure the weights that would be saved, and save them where they are the best so far."""
+        self._check_weights()
         with self.average.applied() if self.average else nullcontext():
             found = validate(self.step.detector)
             metrics = {"step": self.done, "score": found.score, **found.metrics}
@@ -286,6 +296,7 @@ class _Run:
 
     def _save(self, log: RunLog | None, ended: bool, metrics: Mapping[str, Any] | None = None) -> None:
         """Write `last`: to go on from, or, where the run has `ended`, to use."""
+        self._check_weights()
         if log is None:
             return
         log.flush()

@@ -63,11 +63,16 @@ def detect_samples(
 
 
 def to_original(detected: DetectedTensors, size_hw: tuple[int, int], original_hw: tuple[int, int]) -> Detections:
-    """Detections in a resized image to the pixels of the image before, cut to it."""
-    boxes_xyxy = scaled_boxes(detected.boxes_xyxy.float().cpu().numpy(), size_hw, original_hw)
+    """Detections in a resized image to the pixels of the image before, cut to it.
+
+    Those of a network whose training has diverged may be no numbers; they are left out.
+    """
+    boxes, scores = detected.boxes_xyxy.float(), detected.scores.float()
+    finite = boxes.isfinite().all(dim=1) & scores.isfinite()
+    boxes_xyxy = scaled_boxes(boxes[finite].cpu().numpy(), size_hw, original_hw)
     height, width = original_hw
     boxes_xyxy = np.clip(boxes_xyxy, 0, np.array([width, height, width, height], np.float32))
-    return Detections(boxes_xyxy, detected.scores.float().cpu().numpy(), detected.labels.cpu().numpy())
+    return Detections(boxes_xyxy, scores[finite].cpu().numpy(), detected.labels[finite].cpu().numpy())
 
 
 @contextmanager
