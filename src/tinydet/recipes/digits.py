@@ -24,12 +24,16 @@ _MIMIC = MimicConfig(regions=32, per_entry=True)  # as a sum (Eq. 5) it would ou
 
 
 def _small(config: DetectorConfig) -> DetectorConfig:
-    """Few candidates and regions: pictures of 160x208 pixels hold at most five digits."""
+    """Few candidates and regions: pictures of 160x208 pixels hold at most six digits."""
     assert isinstance(config, FasterRCNNConfig)
     proposals = replace(
         config.proposals, train_candidates=300, train_proposals=150, test_candidates=300, test_proposals=50, batch=64
     )
-    return replace(config, proposals=proposals, regions=replace(config.regions, batch=32, class_agnostic_boxes=True))
+    return replace(
+        config,
+        proposals=proposals,
+        regions=replace(config.regions, batch=16, positive_fraction=0.5, class_agnostic_boxes=True),
+    )
 
 
 _NETWORK = DetectorChoice(
