@@ -47,7 +47,7 @@ def test_a_growing_folder_gives_a_file_once_it_is_whole(tmp_path):
             raise KeyboardInterrupt
 
     found = []
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
         for one in frames([str(tmp_path)], SourceConfig(watch=True, sleep=sleep)):
             found.append(one)
     assert [type(one) for one in found] == [Frame, Frame]
@@ -103,7 +103,7 @@ def test_ahead_gives_everything_in_order_and_passes_errors_on():
         raise InputError("broken")
 
     found = []
-    with pytest.raises(InputError, match="broken"):
+    with pytest.raises(InputError, match="broken"):  # noqa: PT012
         for one in Ahead(failing()):
             found.append(one)
     assert found == [1]

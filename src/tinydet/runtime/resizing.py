@@ -78,15 +78,20 @@ def with_resize(model: bytes) -> bytes:
     Raises:
         InputError: the model was not written by `tinydet export`.
     """
-    parts = []
+    parts, found = [], False
     for field in fields(model):
-        if field.number == _MODEL_GRAPH:
-            field = Field(_MODEL_GRAPH, BYTES, encode_fields(_with_resize(list(fields(field.as_bytes())))))
+        if field.number == _MODEL_GRAPH and not found:  # a packed file's graph comes in two parts: nodes, then weights
+            changed = _with_resize(list(fields(field.as_bytes())))
+            if changed is not None:
+                field, found = Field(_MODEL_GRAPH, BYTES, encode_fields(changed)), True
         parts.append(field)
+    if not found:
+        raise InputError("the model has no node where an image could be resized; export it again with tinydet")
     return encode_fields(parts)
 
 
-def _with_resize(graph: list[Field]) -> list[Field]:
+def _with_resize(graph: list[Field]) -> list[Field] | None:
+    """The graph with the node and its input; None where there is no place for it."""
     new: list[Field] = []
     found = False
     for field in graph:
@@ -100,9 +105,7 @@ def _with_resize(graph: list[Field]) -> list[Field]:
                 found = True
                 continue
         new.append(field)
-    if not found:
-        raise InputError("the model has no node where an image could be resized; export it again with tinydet")
-    return [*new, _size_input()]
+    return [*new, _size_input()] if found else None
 
 
 def _resize_node(source: bytes, target: bytes) -> Field:
