@@ -41,11 +41,15 @@ def quantize(
         int, typer.Option(min=7, max=8, help="7: smaller, and safe on processors without VNNI; 8: finer.")
     ] = 7,
     protocol: Annotated[str, typer.Option(metavar="NAME", help="voc, voc07 (AP at IoU 0.5) or coco.")] = "voc",
-    train_split: Annotated[str | None, typer.Option(metavar="NAME", help="To calibrate on; by default the usual.")] = None,
+    train_split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="To calibrate on; by default the usual.")
+    ] = None,
     test_split: Annotated[str | None, typer.Option(metavar="NAME", help="To test on; by default test or val.")] = None,
     aware: Annotated[
         int,
-        typer.Option(min=0, metavar="ITERATIONS", help="First fine-tune, rounding as int8 does.", rich_help_panel=AWARE),
+        typer.Option(
+            min=0, metavar="ITERATIONS", help="First fine-tune, rounding as int8 does.", rich_help_panel=AWARE
+        ),
     ] = 0,
     learning_rate: Annotated[float, typer.Option(metavar="X", rich_help_panel=AWARE)] = 0.001,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", rich_help_panel=AWARE)] = 4,
@@ -55,9 +59,9 @@ def quantize(
 ) -> None:
     """Write a checkpoint with weights and activations in int8, after measuring what that costs.
 
-    Activation ranges are taken from images of the training split, each layer is measured in int8 alone, and those without
-    which AP would fall too far stay float. The file is tested on the test split, and refused where AP falls by more than
-    --tolerance. The fine-tuned checkpoint of --aware is kept beside the file.
+    Activation ranges are taken from images of the training split, each layer is measured in int8 alone, and where AP
+    falls too far the layers to blame stay float. The file is tested on the test split, and refused where AP falls by
+    more than --tolerance. The fine-tuned checkpoint of --aware is kept beside the file.
 
     Examples:
 

@@ -26,7 +26,7 @@ from tinydet.prune.layers import WeightedLayer, weighted_layers
 from tinydet.training.steps import describe_step
 from tinydet.training.validation import evaluating
 
-LARGEST = {7: 63, 8: 127}
+LARGEST = {7: 64, 8: 127}
 """The largest weight code; the least is its negative."""
 _LEVELS = 255
 _IN, _OUT = 0, 1
@@ -63,6 +63,7 @@ class QuantizationAwareStep(nn.Module):
         self, step: Any, weight_bits: WeightBits = 7, kept_in_float: tuple[str, ...] = (), momentum: float = 0.05
     ) -> None:
         super().__init__()
+        self.detector: Any
         self._step, self.weight_bits, self.momentum = (step,), weight_bits, momentum
         for name, part in step.named_children():  # its parts are this module's own, by the same names
             self.add_module(name, part)
@@ -78,7 +79,7 @@ class QuantizationAwareStep(nn.Module):
         for part in self.detector.modules():
             if isinstance(part, nn.BatchNorm2d):
                 part.eval()
-        layers = {name: self.detector.get_submodule(name) for name in self._layers}
+        layers: dict[str, Any] = {name: self.detector.get_submodule(name) for name in self._layers}
         weights = {
             f"detector.{name}.weight": fake_quantized_weight(layer.weight, self.weight_bits)
             for name, layer in layers.items()

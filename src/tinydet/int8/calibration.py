@@ -35,8 +35,8 @@ def calibrate(
     Args:
         model: of `tinydet.int8.layers.quantizable`.
         images: `[H, W, C]` each, resized; one at a time is held.
-        method: `minmax` takes the extremes; `percentile` leaves out the rarest values; `entropy` chooses the range whose
-            histogram loses the least information (Kullback-Leibler).
+        method: `minmax` takes the extremes; `percentile` leaves out the rarest values; `entropy` chooses the range
+            whose histogram loses the least information (Kullback-Leibler).
         percentile: of 100, the part of all values that `percentile` keeps.
 
     Raises:

@@ -1,7 +1,7 @@
 """Weights that nodes compute from constants: as initializers for the quantizer, and small again for the file.
 
-An exported ResNet's first convolution has its kernel at four places of a larger one (`tinydet.export.stem`). Engines take
-int8 weights only where they are constants, and a file should hold the kernel once.
+An exported ResNet's first convolution has its kernel at four places of a larger one (`tinydet.export.stem`). Engines
+take int8 weights only where they are constants, and a file should hold the kernel once.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def compute_weights(model: onnx.ModelProto, kinds: tuple[str, ...]) -> dict[str,
 
 
 def store_folded_small(model: onnx.ModelProto) -> None:
-    """Where a convolution's weight is one kernel at four places, store that kernel, and nodes that an engine computes once."""
+    """Where a weight is one kernel at four places, store that kernel, and nodes that an engine computes once."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     used = {name for node in model.graph.node for name in node.input}
     for name, tensor in weights.items():
@@ -55,7 +55,7 @@ def store_folded_small(model: onnx.ModelProto) -> None:
         if small is None:
             continue
         model.graph.initializer.remove(tensor)
-        parts = []
+        parts: list[str] = []
         model.graph.initializer.append(numpy_helper.from_array(small, f"{name}.kernel"))
         for index, (row, column) in reversed(list(enumerate(_PLACES))):
             pads = np.array([0, 0, 2 * row, 2 * column, 0, 0, 2 - 2 * row, 2 - 2 * column], np.int64)
@@ -82,15 +82,15 @@ def _evaluated(
 ) -> dict[str, NDArray[Any]]:
     outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in wanted]
     needed = {name for node in chain for name in node.input}
-    graph = helper.make_graph(chain, "weights", [], outputs, [tensor for name, tensor in known.items() if name in needed])
+    graph = helper.make_graph(
+        chain, "weights", [], outputs, [tensor for name, tensor in known.items() if name in needed]
+    )
     evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]))
     found: Any = evaluator.run(None, {})
     return {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in zip(wanted, found)}
 
 
-def _source(
-    name: str, made: dict[str, onnx.NodeProto], known: dict[str, onnx.TensorProto]
-) -> onnx.TensorProto:
+def _source(name: str, made: dict[str, onnx.NodeProto], known: dict[str, onnx.TensorProto]) -> onnx.TensorProto:
     """The largest constant that a value is made of: the checkpoint's weight."""
     waiting, found = [name], []
     while waiting:

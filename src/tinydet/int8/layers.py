@@ -1,7 +1,7 @@
 """Which nodes of an exported graph are quantized, and the graph with a chosen part of them in int8.
 
-Convolutions and matrix products with constant weights become int8; what follows them (box decoding, NMS, RoIAlign) stays
-float. onnxruntime's own quantizer writes the nodes: each quantized tensor passes through QuantizeLinear and
+Convolutions and matrix products with constant weights become int8; what follows them (box decoding, NMS, RoIAlign)
+stays float. onnxruntime's own quantizer writes the nodes: each quantized tensor passes through QuantizeLinear and
 DequantizeLinear, which an engine fuses with what stands between into int8 kernels.
 """
 
@@ -32,17 +32,17 @@ WeightBits = Literal[7, 8]
 
 @dataclass(frozen=True)
 class Layer:
-    """A node that can be quantized.
+    """A layer that can be quantized.
 
     Attributes:
         name: of the layer in the checkpoint.
-        node, weight: the names of the node and of its constant weight in the graph.
+        nodes, weight: names in the graph: of its constant weight, and of the nodes with it, one a map of a pyramid.
         weights: entries of that weight as the checkpoint has it.
         shared: the weight is a codebook's; one scale for all of it keeps its few values few.
     """
 
     name: str
-    node: str
+    nodes: tuple[str, ...]
     weight: str
     weights: int
     shared: bool = False
@@ -66,13 +66,16 @@ def quantizable(model: onnx.ModelProto) -> QuantizableModel:
     made_of = compute_weights(model, WEIGHTED)
     model = onnx.shape_inference.infer_shapes(model)
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    layers = []
+    nodes: dict[str, list[str]] = {}
     for node in model.graph.node:
         if node.op_type in WEIGHTED and node.input[1] in initializers:
-            tensor = initializers[node.input[1]]
-            source, weights = made_of.get(tensor.name, (tensor.name, prod(tensor.dims)))
-            shared = has_shared_values(torch.from_numpy(np.array(numpy_helper.to_array(tensor))))
-            layers.append(Layer(source.removesuffix(".weight"), node.name, tensor.name, weights, shared))
+            nodes.setdefault(node.input[1], []).append(node.name)
+    layers = []
+    for weight, names in nodes.items():
+        tensor = initializers[weight]
+        source, weights = made_of.get(weight, (weight, prod(tensor.dims)))
+        shared = has_shared_values(torch.from_numpy(np.array(numpy_helper.to_array(tensor))))
+        layers.append(Layer(source.removesuffix(".weight"), tuple(names), weight, weights, shared))
     if not layers:
         raise ValueError("the graph has neither a convolution nor a matrix product with constant weights")
     return QuantizableModel(model, tuple(layers))
@@ -83,8 +86,8 @@ def quantized(
 ) -> onnx.ModelProto:
     """The graph with all layers in int8 but those named.
 
-    Weights are symmetric, so that zeros stay exact zeros, with a scale for each output channel; activations are uint8 in
-    the calibrated ranges, biases int32.
+    Weights are symmetric, so that zeros stay exact zeros, with a scale for each output channel; activations are uint8
+    in the calibrated ranges, biases int32.
 
     Args:
         ranges: of `tinydet.int8.calibration.calibrate`.
@@ -95,7 +98,7 @@ def quantized(
     chosen = [layer for layer in source.layers if layer.name not in kept_in_float]
     model = copy.deepcopy(source.model)
     if chosen:
-        names = {layer.node for layer in chosen}
+        names = {node for layer in chosen for node in layer.nodes}
         one_scale = {"quant_type": QuantType.QInt8, "symmetric": True, "reduce_range": weight_bits == 7}
         with _quiet():
             model = QDQQuantizer(
@@ -126,8 +129,8 @@ def quantized(
 def _joined_nodes(model: onnx.ModelProto, chosen: set[str]) -> list[str]:
     """What an engine computes together with the chosen nodes, for which no other tensor need be quantized.
 
-    A ReLU after a convolution becomes the lower end of the output's range. An addition whose terms and whose sum, after its
-    ReLU, are quantized anyway is done in int8.
+    A ReLU after a convolution becomes the lower end of the output's range. An addition whose terms and whose sum, after
+    its ReLU, are quantized anyway is done in int8.
     """
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
