@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 
 import typer
 
@@ -50,11 +51,18 @@ def _register_verbs() -> None:
     )
 
 
+def _thread_failed(args: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writing thread meets a full disk first; the next call raises the same error, which is shown."""
+    if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard")):
+        threading.__excepthook__(args)
+
+
 def main() -> None:
     """Run the command line. A user's mistake is one clear message and an exit status, never a traceback."""
     _register_verbs()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal cannot show
+    threading.excepthook = _thread_failed
     try:
         app()
     except TinydetError as error:
