@@ -69,7 +69,7 @@ def quantize(
 
     `tinydet quantize runs/student --data ~/photos -o student_int8.tinydet --aware 500 --json figures.json`
     """
-    from tinydet.cli.training_stage import checked, one_of, open_splits
+    from tinydet.cli.training_stage import checked, one_of, open_splits, training_schedule
     from tinydet.datasets import usable_samples
     from tinydet.int8 import QuantizeConfig, quantize_detector
     from tinydet.training.checkpoint import load_checkpoint
@@ -95,7 +95,9 @@ def quantize(
     if aware:
         float_accuracy = _float_accuracy(detector, test, rule)
         folder = out.with_name(f"{out.stem}_aware")
-        detector = _fine_tuned(detector, train, folder, aware, learning_rate, batch_size, seed, device, config)
+        augment = _augmentation_of(detector, info)
+        schedule = training_schedule(aware, learning_rate, "0.75", 0, batch_size, 10.0, 0.0, "32")
+        detector = _fine_tuned(detector, train, folder, schedule, augment, seed, device, config.weight_bits)
         history.append({"step": "quantization-aware fine-tuning", "iterations": aware, "learning_rate": learning_rate})
     every = max(1, len(train) // calibration_images)
     report = quantize_detector(
@@ -128,26 +130,36 @@ def _fine_tuned(
     detector: Any,
     train: Sequence[Sample],
     folder: Path,
-    iterations: int,
-    learning_rate: float,
-    batch_size: int,
+    schedule: Any,
+    augment: Any,
     seed: int,
     device: str,
-    config: Any,
+    weight_bits: Any,
 ) -> Any:
-    from tinydet.cli.training_stage import augmentation, training_schedule
+    from tinydet.cli.training_stage import one_of
     from tinydet.data.loader import make_loader
     from tinydet.int8.aware import aware_step
     from tinydet.training.loop import train as train_loop
     from tinydet.training.steps import DetectionStep
 
-    schedule = training_schedule(iterations, learning_rate, "0.75", 0, batch_size, 10.0, 0.0, "32")
-    augment = augmentation(detector, 0.5, None, None)
-    loader = make_loader(train, detector.config.preprocessing, batch_size, augment, seed)
-    step = aware_step(DetectionStep(detector), config.weight_bits)
-    chosen: Any = device
+    loader = make_loader(train, detector.config.preprocessing, schedule.batch_size, augment, seed)
+    step = aware_step(DetectionStep(detector), weight_bits)
+    chosen = one_of("device", device, "auto", "cpu", "cuda")
     train_loop(step, loader, schedule, folder, device=chosen, title="fine-tuning for int8")
     return detector.cpu()
+
+
+def _augmentation_of(detector: Any, info: Any) -> Any:
+    """How the checkpoint's training images were varied; where it does not say, never mirrored: text must not be."""
+    from tinydet.cli.training_stage import augmentation
+    from tinydet.config import from_plain
+    from tinydet.data.transforms import Augment
+
+    plain = info.extra.get("training", {}).get("data", {}).get("augment")
+    if plain is None:
+        return augmentation(detector, 0.0, None, None)
+    kind: Any = Augment
+    return from_plain(kind, plain, info.folder / "config.json")
 
 
 def _progress() -> Callable[[str, int, int], None]:
