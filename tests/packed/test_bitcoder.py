@@ -36,6 +36,13 @@ def test_what_was_written_is_read(steps: list[Step]) -> None:
     assert walk(BitReader(writer.finish()), steps, False) == [value for _, _, value in steps]
 
 
+def test_many_zeros_at_the_end_are_read_back() -> None:
+    steps = [("even", 17, 0)] * 40
+    writer = BitWriter()
+    walk(writer, steps, True)
+    assert walk(BitReader(writer.finish()), steps, False) == [0] * 40
+
+
 def test_carries_run_through_many_bytes() -> None:
     """Unlikely bits next to likely ones push the low end against 0xFFFF...: the sum must carry."""
     rng = random.Random(3)

@@ -111,7 +111,10 @@ class BitWriter(BitCoder):
             self._range <<= 8
 
     def finish(self) -> bytes:
-        """The bytes, without the zeros at the end that the reader supplies by itself."""
+        """The bytes, without the last zeros (up to 4) that the reader supplies by itself.
+
+        Not without all of them: a reader that runs far past the end of its bytes takes the file for a damaged one.
+        """
         # Any number in [low, low + range) will do: take the one that ends in most zeros.
         for kept in (24, 16, 8, 0):
             rounded = (self._low + (1 << kept) - 1) >> kept << kept
@@ -121,7 +124,8 @@ class BitWriter(BitCoder):
         for place in range(len(digits) - 1, 0, -1):
             digits[place - 1] += digits[place] >> 8
             digits[place] &= 255
-        return bytes(digits).rstrip(b"\0")
+        content = bytes(digits)
+        return content[: max(len(content.rstrip(b"\0")), len(content) - 4)]
 
 
 class BitReader(BitCoder):
