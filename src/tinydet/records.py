@@ -64,8 +64,8 @@ class Annotations:
 
     boxes_xyxy: FloatArray
     labels: IntArray
-    difficult: BoolArray = field(default=None)  # type: ignore[assignment]
-    crowd: BoolArray = field(default=None)  # type: ignore[assignment]
+    difficult: BoolArray = field(default=None)  # type: ignore[assignment, arg-type]
+    crowd: BoolArray = field(default=None)  # type: ignore[assignment, arg-type]
 
     def __post_init__(self) -> None:
         boxes = _frozen(self.boxes_xyxy, np.float32, (None, 4), "boxes_xyxy")
