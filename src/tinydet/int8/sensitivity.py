@@ -110,7 +110,7 @@ def detection_change(first: Detections, second: Detections) -> float:
     overlap = iou(first.boxes_xyxy.astype(np.float64), second.boxes_xyxy.astype(np.float64))
     overlap = np.where(first.labels[:, None] == second.labels[None, :], overlap, 0.0)
     rows, columns = np.nonzero(overlap >= _SAME_OBJECT_IOU)
-    counted = float(first.scores.sum() + second.scores.sum())
+    counted = float(first.scores.sum(dtype=np.float64) + second.scores.sum(dtype=np.float64))
     common = 0.0
     taken_rows: set[int] = set()
     taken_columns: set[int] = set()
@@ -123,7 +123,7 @@ def detection_change(first: Detections, second: Detections) -> float:
         lower = float(min(first.scores[row], second.scores[column]))
         common += lower * float(overlap[row, column])
         counted -= lower
-    return 1 - common / counted if counted > 0 else 0.0
+    return max(0.0, 1 - common / counted) if counted > 0 else 0.0  # rounding may pass over either end
 
 
 def choose_layers(
