@@ -49,7 +49,15 @@ def export(
     detector, info = load_checkpoint(checkpoint)
     pictures = _pictures(images, data, split, count)
     shown = None if pictures is None else track(pictures, len(pictures), "comparing with the checkpoint")
-    report = export_detector(detector, out, kind, samples=shown, metrics=info.metrics, run=info.extra)
+    report = export_detector(
+        detector,
+        out,
+        kind,
+        samples=shown,
+        metrics=info.metrics,
+        run=info.extra,
+        compression=info.extra.get("compression", ()),
+    )
     typer.echo(str(report))
     if json_file is not None:
         from tinydet.files import write_json
