@@ -185,7 +185,7 @@ def collate(rendered: Sequence[Rendered], at_least_hw: tuple[int, int] = (0, 0))
     width = max(at_least_hw[1], *(view.pixels.shape[1] for view in rendered))
     images = torch.zeros(len(rendered), rendered[0].pixels.shape[2], height, width)  # [B, C, H, W]
     for image, view in zip(images, rendered):
-        pixels = torch.from_numpy(np.ascontiguousarray(view.pixels.transpose(2, 0, 1)))
+        pixels = torch.from_numpy(np.array(view.pixels.transpose(2, 0, 1), order="C"))
         image[:, : pixels.shape[1], : pixels.shape[2]] = pixels
     return Batch(
         images=images,
