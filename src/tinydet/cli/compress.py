@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -218,14 +219,20 @@ class _Job:
             self.selection = open_splits(places.data, places.train_split, places.test_split)
         self.metrics: dict[str, Any] = {}
 
-    def loader(self, detector: Any) -> Any:
-        from tinydet.cli.training_stage import augmentation
-        from tinydet.data.loader import make_loader
+    @cached_property
+    def training_samples(self) -> Any:
+        """Every image is decoded once to find these, however many rounds of fine-tuning there are."""
         from tinydet.datasets import usable_samples
 
         if self.selection is None:
             raise InputError("--method taylor and lasso look at images: give --data")
-        samples = usable_samples(self.selection.dataset, self.selection.train)
+        return usable_samples(self.selection.dataset, self.selection.train)
+
+    def loader(self, detector: Any) -> Any:
+        from tinydet.cli.training_stage import augmentation
+        from tinydet.data.loader import make_loader
+
+        samples = self.training_samples
         settings, augment = self.settings, augmentation(detector, self.settings.flip, None, None)
         return make_loader(samples, detector.config.preprocessing, settings.batch_size, augment, settings.seed)
 
@@ -248,17 +255,9 @@ class _Job:
         )
 
     def validate(self) -> Any:
-        from tinydet.cli.training_stage import one_of
-        from tinydet.datasets import usable_samples
-        from tinydet.training.validation import Validate
+        from tinydet.cli.training_stage import validation_on
 
-        assert self.selection is not None
-        dataset = self.selection.dataset
-        return Validate(
-            usable_samples(dataset, self.selection.test),
-            dataset.classes,
-            one_of("protocol", self.settings.protocol, "voc07", "voc", "coco"),
-        )
+        return validation_on(self.selection, self.settings.protocol)
 
     def finish(self, smaller: Any, name: str, config: Any, info: Any, gradual: Any = None) -> Any:
         """Fine-tune where asked for, write the checkpoint, and give its detector."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tinydet.records import Sample
     from tinydet.training.loop import TrainingResult
     from tinydet.training.schedule import Schedule
+    from tinydet.training.validation import Validate
 
 
 def open_splits(data: str, train_split: str | None, test_split: str | None) -> Any:
@@ -165,19 +166,33 @@ def run_stage(
     from tinydet.data.loader import make_loader
     from tinydet.datasets import usable_samples
     from tinydet.training.loop import train as train_loop
-    from tinydet.training.validation import Validate
 
-    name, chosen_device = one_of("protocol", protocol, "voc07", "voc", "coco"), _device(device)
+    chosen_device = _device(device)
     if validate_every is not None and validate_every < 1:
         raise InputError(f"validate every {validate_every} steps: expected at least 1")
+    validate = validation_on(selection, protocol)
     samples: tuple[Sample, ...] = usable_samples(selection.dataset, selection.train)
-    tested = usable_samples(selection.dataset, selection.test)
     loader = make_loader(samples, step.detector.config.preprocessing, schedule.batch_size, augment, seed)
-    validate = Validate(tested, selection.dataset.classes, name) if validated else None
     every = validate_every or max(1, schedule.iterations // 10)
     return train_loop(
-        step, loader, schedule, out, validate=validate, validate_every=every, device=chosen_device, title=out.name
+        step,
+        loader,
+        schedule,
+        out,
+        validate=validate if validated else None,
+        validate_every=every,
+        device=chosen_device,
+        title=out.name,
     )
+
+
+def validation_on(selection: Any, protocol: str) -> Validate:
+    """What measures a detector on the test split."""
+    from tinydet.datasets import usable_samples
+    from tinydet.training.validation import Validate
+
+    name = one_of("protocol", protocol, "voc07", "voc", "coco")
+    return Validate(usable_samples(selection.dataset, selection.test), selection.dataset.classes, name)
 
 
 def augmentation(network: Any, flip: float, jitter: str | None, ssd_augment: bool | None) -> Augment:

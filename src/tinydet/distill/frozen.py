@@ -1,4 +1,4 @@
-"""A teacher that is run on whole batches, beside its student: for predictions and maps that no cache could hold."""
+"""A teacher that nothing trains, run on whole batches beside its student; `teacher.py` adds a memory of its answers."""
 
 from __future__ import annotations
 

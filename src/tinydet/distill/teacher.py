@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tinydet.data.batch import Batch
 from tinydet.detectors.outputs import Detector
+from tinydet.distill.frozen import FrozenTeacher
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class TeacherView:
         return TeacherView(tuple(x.to(device) for x in self.features), self.strides, self.boxes_xyxy.to(device))
 
 
-class Teacher:
+class Teacher(FrozenTeacher):
     """A detector in evaluation mode, and a bounded memory of its answers.
 
     A forward pass of the teacher costs far more than one of a tiny student, and each image is met in every epoch. Views
@@ -42,7 +43,7 @@ class Teacher:
     """
 
     def __init__(self, detector: Detector, regions: int, memory_bytes: int = 2**30) -> None:
-        self.detector = detector.eval().requires_grad_(False)  # type: ignore[attr-defined]
+        super().__init__(detector)
         self.regions, self.memory_bytes = regions, memory_bytes
         self._kept: OrderedDict[str, TeacherView] = OrderedDict()
         self._kept_bytes = 0
@@ -50,15 +51,15 @@ class Teacher:
     @torch.no_grad()
     def views(self, batch: Batch) -> list[TeacherView]:
         """One answer an image, on the batch's device."""
-        self.detector.to(batch.images.device)  # type: ignore[attr-defined]
-        return [self._view(batch, index).to(batch.images.device) for index in range(len(batch))]
+        detector = self.on(batch.images.device)
+        return [self._view(detector, batch, index).to(batch.images.device) for index in range(len(batch))]
 
-    def _view(self, batch: Batch, index: int) -> TeacherView:
+    def _view(self, detector: Detector, batch: Batch, index: int) -> TeacherView:
         key = batch.view_ids[index]
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        found = self.detector.regions_of_interest(batch.of_image(index), self.regions)
+        found = detector.regions_of_interest(batch.of_image(index), self.regions)
         view = TeacherView(tuple(x[0] for x in found.features), found.strides, found.boxes_xyxy[0])
         self._keep(key, view.to(torch.device("cpu")))
         return view

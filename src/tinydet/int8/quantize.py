@@ -142,22 +142,16 @@ def quantize_detector(
     int8_accuracy = result.primary if np.isfinite(result.primary) else 0.0
     if float_accuracy - int8_accuracy > config.tolerance:
         raise TinydetError(_refusal(target, float_accuracy, int8_accuracy, choice, config, len(test), len(calibration)))
+    entry = {
+        **_settings(config, len(calibration), choice),
+        "protocol": protocol,
+        "float_accuracy": round(float_accuracy, 5),
+        "int8_accuracy": round(int8_accuracy, 5),
+    }
     said = replace(
         description,
         metrics={**description.metrics, **result.as_json()["metrics"]},
-        compression=[
-            *description.compression,
-            {
-                "step": "int8",
-                "weight_bits": config.weight_bits,
-                "calibration": config.calibration,
-                "calibration_images": len(calibration),
-                "kept_in_float": list(choice.kept_in_float),
-                "protocol": protocol,
-                "float_accuracy": round(float_accuracy, 5),
-                "int8_accuracy": round(int8_accuracy, 5),
-            },
-        ],
+        compression=[*description.compression, entry],
     )
     packed = _packed(chosen, said)
     float_bytes, int8_bytes = len(pack(_packed(model, description))), len(pack(packed))
@@ -179,6 +173,17 @@ def quantize_detector(
         choice=choice,
         latency_ms={name: (times[0], times[1]) for name, times in latency.items()},
     )
+
+
+def _settings(config: QuantizeConfig, calibration_images: int, choice: Choice) -> dict[str, Any]:
+    """How the file came to be, for the list of compressions that it keeps."""
+    return {
+        "step": "int8",
+        "weight_bits": config.weight_bits,
+        "calibration": config.calibration,
+        "calibration_images": calibration_images,
+        "kept_in_float": list(choice.kept_in_float),
+    }
 
 
 def latency_side_by_side(
