@@ -54,7 +54,6 @@ from tinydet.cli.training_stage import (
     print_result,
     run_stage,
     starting_network,
-    teacher_of,
     training_schedule,
     whole_numbers,
 )
@@ -161,6 +160,7 @@ def distill(
     --backbone mobilenet_v1 --width 1`
     """
     from tinydet.distill.feature_steps import FeatureStep
+    from tinydet.distill.frozen import load_teacher
     from tinydet.distill.logit_steps import LogitStep
     from tinydet.distill.logits import LogitConfig
 
@@ -178,7 +178,7 @@ def distill(
         maps=whole_numbers("maps", maps),
     )
     selection = open_splits(data, train_split, test_split)
-    model = teacher_of(teacher, selection.dataset.classes)
+    model = load_teacher(teacher, selection.dataset.classes)
     choice = detector_choice(
         detector,
         backbone,

@@ -54,7 +54,6 @@ from tinydet.cli.training_stage import (
     print_result,
     run_stage,
     starting_network,
-    teacher_of,
     training_schedule,
     whole_numbers,
 )
@@ -223,6 +222,7 @@ def mimic(
 
     `tinydet mimic --data BCCD --out runs/student --teacher runs/quantized_teacher --quantizer uniform --width 16`
     """
+    from tinydet.distill.frozen import load_teacher
     from tinydet.distill.mimic import MimicConfig
     from tinydet.distill.steps import FeatureMimicStep, MimicStep
     from tinydet.distill.teacher import Teacher
@@ -238,7 +238,7 @@ def mimic(
             whole_numbers("maps", maps),
         )
     )
-    model = teacher_of(teacher, selection.dataset.classes)
+    model = load_teacher(teacher, selection.dataset.classes)
     choice = detector_choice(
         detector,
         backbone,

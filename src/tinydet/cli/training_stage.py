@@ -115,16 +115,6 @@ def starting_network(
     return network
 
 
-def teacher_of(checkpoint: Path, classes: tuple[str, ...]) -> Any:
-    """The trained detector of a checkpoint, which must know the data's classes."""
-    from tinydet.training.checkpoint import load_checkpoint
-
-    model, info = load_checkpoint(checkpoint)
-    if info.classes != classes:
-        raise InputError(f"{checkpoint}: a teacher of {', '.join(info.classes)}; the data has {', '.join(classes)}")
-    return model
-
-
 def training_schedule(
     iterations: int,
     learning_rate: float,

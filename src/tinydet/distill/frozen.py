@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from tinydet.data.batch import Batch
 from tinydet.detectors.outputs import Detector
+from tinydet.errors import InputError
+from tinydet.training.checkpoint import load_checkpoint
+
+
+def load_teacher(checkpoint: Path, classes: tuple[str, ...]) -> Detector:
+    """The trained detector of a checkpoint.
+
+    Raises:
+        InputError: there is none, or it does not know the data's classes, in their order.
+    """
+    detector, info = load_checkpoint(checkpoint)
+    if info.classes != classes:
+        raise InputError(f"{checkpoint}: a teacher of {', '.join(info.classes)}; the data has {', '.join(classes)}")
+    return detector
 
 
 class FrozenTeacher:

@@ -19,10 +19,10 @@ from tinydet.data.transforms import AugmentConfig
 from tinydet.detectors import DetectorConfig, build_detector
 from tinydet.detectors.choice import DetectorChoice, detector_config
 from tinydet.detectors.layer_channels import rebuilt
+from tinydet.distill.frozen import load_teacher
 from tinydet.distill.mimic import MimicConfig
 from tinydet.distill.steps import FeatureMimicStep, MimicStep
 from tinydet.distill.teacher import Teacher
-from tinydet.errors import InputError
 from tinydet.quantizers import PowerOfTwoQuantizerConfig, QuantizerConfig, UniformQuantizerConfig
 from tinydet.recipes.figures import variant_figures
 from tinydet.recipes.recipe import RecipeOptions
@@ -199,12 +199,7 @@ class MimicChain:
 
     def _full_teacher(self) -> Path:
         if self.options.teacher:
-            _, info = load_checkpoint(self.options.teacher)
-            if info.classes != self.bench.classes:
-                raise InputError(
-                    f"{self.options.teacher}: a teacher of {', '.join(info.classes)}; the data has "
-                    f"{', '.join(self.bench.classes)}"
-                )
+            load_teacher(self.options.teacher, self.bench.classes)  # refused now rather than after hours
             return self.options.teacher
         return self._scratch_teacher("teacher", self.teacher_choice, self.options.teacher_weights)
 
