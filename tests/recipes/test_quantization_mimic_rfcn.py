@@ -47,7 +47,7 @@ def options(out, **changes) -> RecipeOptions:
 @pytest.fixture
 def unmeasured(monkeypatch):
     """Packing, which every row has and tests of its own, takes longer than training here."""
-    monkeypatch.setattr(mimic_chain, "variant_figures", lambda *a: VariantFigures(1, 1, (64, 83), 1, None))
+    monkeypatch.setattr(mimic_chain, "variant_figures", lambda *a: VariantFigures(1, 1, (64, 83), 1))
 
 
 def test_every_table_and_the_figure_is_a_recipe():

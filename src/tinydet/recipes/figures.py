@@ -18,7 +18,8 @@ from tinydet.runtime import Detector
 from tinydet.training.checkpoint import load_checkpoint
 
 _PROOF_IMAGES = 4
-_LONGEST_SECONDS = 60.0  # of timing a network
+_ROUNDS = 5  # of timing, over all pictures
+_LONGEST_SECONDS = 30.0  # of timing, for each network
 
 
 @dataclass(frozen=True)
@@ -26,21 +27,18 @@ class VariantFigures:
     """Attributes:
     input_hw: of the network's input for the first test image, for which multiply-adds are counted.
     bytes_on_disk: of the packed file.
-    latency_ms: median of one image from its pixels to boxes, packed file, one thread; None where it was not asked for.
     """
 
     parameters: int
     multiply_adds: int
     input_hw: tuple[int, int]
     bytes_on_disk: int
-    latency_ms: float | None
     blocks: dict[str, BlockFigures] = field(default_factory=dict)
 
 
 def variant_figures(
     folder: Path,
     samples: Sequence[Sample],
-    latency_images: int,
     packed: Path,
     input_hw: tuple[int, int] | None = None,
     proof_images: int = _PROOF_IMAGES,
@@ -54,27 +52,35 @@ def variant_figures(
     detector, info = load_checkpoint(folder)
     input_hw = input_hw or detector.config.preprocessing.resized_hw(samples[0].size_hw)
     complexity = measure_complexity(detector, input_hw)
-    pictures = [sample.open_image() for sample in samples[: max(proof_images, latency_images)]]
-    export_detector(detector, packed, "packed", samples=pictures[:proof_images], metrics=info.metrics, run=info.extra)
+    pictures = [sample.open_image() for sample in samples[:proof_images]]
+    export_detector(detector, packed, "packed", samples=pictures, metrics=info.metrics, run=info.extra)
     return VariantFigures(
         complexity.parameters,
         complexity.multiply_adds,
         input_hw,
         packed.stat().st_size,
-        _latency_ms(packed, pictures[:latency_images]) if latency_images else None,
         {name: BlockFigures(block.parameters, block.multiply_adds) for name, block in complexity.blocks.items()},
     )
 
 
-def _latency_ms(packed: Path, pictures: Sequence[Image]) -> float:
-    """The median over the pictures, or over as many of them as a minute allows, after the first, which warms up."""
-    detector = Detector(packed, engine="onnxruntime", threads=1)
-    detector(pictures[0])
-    times: list[float] = []
-    for picture in pictures:
-        if sum(times) > 1000 * _LONGEST_SECONDS:
+def latencies_ms(packed: Sequence[Path], pictures: list[Image]) -> list[float]:
+    """Milliseconds of each packed file, from an image's pixels to boxes, on one thread: the median over the pictures.
+
+    The files take turns, in another order at every picture, so that whatever else the machine does falls on all alike
+    and two files of one network get one time. All pictures are shown in several rounds, or in as much of them as the
+    time allows.
+    """
+    detectors = [Detector(file, engine="onnxruntime", threads=1) for file in packed]
+    for detector in detectors:
+        detector(pictures[0])
+    times: list[list[float]] = [[] for _ in detectors]
+    until = time.monotonic() + _LONGEST_SECONDS * len(detectors)
+    for turn, picture in enumerate(pictures * _ROUNDS):
+        if turn and time.monotonic() > until:
             break
-        start = time.perf_counter()
-        detector(picture)
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
+        for place in range(len(detectors)):
+            index = (place + turn) % len(detectors)
+            start = time.perf_counter()
+            detectors[index](picture)
+            times[index].append(1000 * (time.perf_counter() - start))
+    return [statistics.median(own) for own in times]

@@ -133,7 +133,7 @@ def run_mimic_chain(plan: MimicPlan, options: RecipeOptions) -> RunSummary:
         asked=chain.bench.asked(chain.budget_in_words(), chain.settings()),
         protocol=chain.bench.protocol_in_words,
         metric_names=metric_names(chain.bench.metrics, (variant.paper for variant in variants)),
-        variants=tuple(variants),
+        variants=chain.bench.timed(variants),
         paper=plan.paper,
         notes=plan.notes,
     )
@@ -327,9 +327,8 @@ class MimicChain:
     def _row(
         self, name: str, title: str, folder: Path, results: tuple[SeedResult, ...], paper: dict[str, float | None]
     ) -> VariantSummary:
-        packed = self.options.out / "packed" / f"{name}.tinydet"
         figures = variant_figures(
-            folder, self.bench.test_samples, self.options.latency_images, packed, self.plan.complexity_input_hw
+            folder, self.bench.test_samples, self.bench.packed(name), self.plan.complexity_input_hw
         )
         return VariantSummary(
             name,
@@ -339,7 +338,6 @@ class MimicChain:
             multiply_adds=figures.multiply_adds,
             input_hw=figures.input_hw,
             bytes_on_disk=figures.bytes_on_disk,
-            latency_ms=figures.latency_ms,
             paper=paper,
             checkpoint=str(folder.relative_to(self.options.out)) if folder.is_relative_to(self.options.out) else None,
             blocks=figures.blocks,

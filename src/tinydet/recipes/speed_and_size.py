@@ -42,7 +42,7 @@ def run_speed_and_size(
     """
     bench = Workbench(options)
     rows = networks or PAPER_SIZES
-    variants = tuple(_row(bench, width, _paper(rows, width)) for width in _widths(options, rows))
+    variants = bench.timed(_row(bench, width, _paper(rows, width)) for width in _widths(options, rows))
     size = f"shorter side {options.shorter_side}" if options.shorter_side else f"longer side {LONGER_SIDE}"
     summary = RunSummary(
         recipe="quantization_mimic.table1",
@@ -71,12 +71,9 @@ def _paper(rows: tuple[tuple[str, float, float, float], ...], width: float) -> d
 
 def _row(bench: Workbench, width: float, paper: dict[str, float | None]) -> VariantSummary:
     name = "VGG" if width == 1 else f"VGG-1-{width:g}"
-    bench.say(f"{name} with R-FCN: packed and timed")
+    bench.say(f"{name} with R-FCN: packed")
     folder = save_checkpoint(bench.options.out / name, _random_detector(bench, width))
-    packed = bench.options.out / "packed" / f"{name}.tinydet"
-    figures = variant_figures(
-        folder, bench.test_samples, bench.options.latency_images, packed, proof_images=_PROOF_IMAGES
-    )
+    figures = variant_figures(folder, bench.test_samples, bench.packed(name), proof_images=_PROOF_IMAGES)
     return VariantSummary(
         name,
         f"{name} with R-FCN",
@@ -84,7 +81,6 @@ def _row(bench: Workbench, width: float, paper: dict[str, float | None]) -> Vari
         multiply_adds=figures.multiply_adds,
         input_hw=figures.input_hw,
         bytes_on_disk=figures.bytes_on_disk,
-        latency_ms=figures.latency_ms,
         paper=paper,
         checkpoint=name,
         blocks=figures.blocks,

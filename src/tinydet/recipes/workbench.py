@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tinydet.config import from_plain, to_plain
 from tinydet.data.loader import make_loader
-from tinydet.data.transforms import AugmentConfig
+from tinydet.data.transforms import Augment
 from tinydet.datasets import open_dataset, usable_samples
 from tinydet.datasets.selection import select_splits
 from tinydet.errors import InputError
@@ -20,10 +21,11 @@ from tinydet.evaluation.results import Protocol
 from tinydet.evaluation.wider_face import SUBSETS, read_ground_truth
 from tinydet.files import read_json, write_json
 from tinydet.machine import installed_versions, this_machine
+from tinydet.recipes.figures import latencies_ms
 from tinydet.recipes.recipe import RecipeOptions
 from tinydet.records import Detections
 from tinydet.report.pictures import save_pictures
-from tinydet.report.summary import Asked, SeedResult, precision_recall_curve
+from tinydet.report.summary import Asked, SeedResult, VariantSummary, precision_recall_curve
 from tinydet.training.checkpoint import load_checkpoint
 from tinydet.training.loop import train
 from tinydet.training.schedule import Schedule
@@ -94,7 +96,7 @@ class Workbench:
         make_step: Callable[[], Any],
         schedule: Schedule,
         seed: int,
-        augment: AugmentConfig,
+        augment: Augment,
     ) -> Path:
         """Train what `make_step` builds in the folder of a stage, as far as is still to be done; gives the folder."""
         folder = self.options.out / stage
@@ -152,6 +154,20 @@ class Workbench:
             for d in shown
         ]
         return {"result": to_plain(measured), "pictured": pictured}
+
+    def packed(self, variant: str) -> Path:
+        """Where a variant's packed file is, or is to be."""
+        return self.options.out / "packed" / f"{variant}.tinydet"
+
+    def timed(self, variants: Iterable[VariantSummary]) -> tuple[VariantSummary, ...]:
+        """The rows with their milliseconds, all packed files measured side by side; as they are where none is asked."""
+        rows = tuple(variants)
+        if not rows or not self.options.latency_images:
+            return rows
+        self.say(f"timing {len(rows)} packed files side by side")
+        pictures = [sample.open_image() for sample in self.test_samples[: self.options.latency_images]]
+        measured = latencies_ms([self.packed(row.name) for row in rows], pictures)
+        return tuple(replace(row, latency_ms=ms) for row, ms in zip(rows, measured))
 
     def asked(self, budget: str, settings: Mapping[str, str]) -> Asked:
         """What was asked for, for the report."""
