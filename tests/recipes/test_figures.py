@@ -18,8 +18,8 @@ def clock(monkeypatch):
             self.file = file
 
         def __call__(self, picture):
-            calls.append((self.file.stem, picture.width))
-            now[0] += float(self.file.stem) * picture.width
+            calls.append((self.file.name, picture.width))
+            now[0] += float(self.file.name) * picture.width
 
     monkeypatch.setattr(figures, "Detector", Timed)
     monkeypatch.setattr(figures.time, "perf_counter", lambda: now[0])
