@@ -13,7 +13,8 @@ from tinydet.recipes import RECIPES, RecipeOptions, find_recipe, mimic_chain
 from tinydet.recipes import quantization_mimic_rfcn as rfcn
 from tinydet.recipes.ablation_figures import add_ablation_curves
 from tinydet.recipes.figures import VariantFigures
-from tinydet.recipes.mimic_chain import MimicChain, StudentVariant, TeacherVariant, metric_names, run_mimic_chain
+from tinydet.recipes.mimic_chain import MimicChain, metric_names, run_mimic_chain
+from tinydet.recipes.plan import StudentVariant, TeacherVariant
 from tinydet.recipes.pruned_students import removed_share
 from tinydet.recipes.speed_and_size import run_speed_and_size
 from tinydet.report.summary import Asked, RunSummary, SeedResult, VariantSummary, read_summary

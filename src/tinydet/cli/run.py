@@ -84,7 +84,9 @@ def run(
     student_width: Annotated[
         float | None, typer.Option(metavar="N", help="The student's channels are divided by N.")
     ] = None,
-    shorter_side: Annotated[int | None, typer.Option(metavar="PIXELS")] = None,
+    shorter_side: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Of the resized images; for SSD the sides of its square.")
+    ] = None,
     anchor_sides: Annotated[str | None, typer.Option(metavar="A,B,...", help="In pixels of the resized image.")] = None,
     anchor_ratios: Annotated[str | None, typer.Option(metavar="A,B,...", help="Height divided by width.")] = None,
     batch_size: Annotated[int | None, typer.Option(metavar="N")] = None,
@@ -98,13 +100,22 @@ def run(
     student_weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The students' backbone weights, such as `pretrain` makes.")
     ] = None,
+    frozen_blocks: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="mobilenet_v1 from weights: conv1 and the first N blocks keep them, and training takes half the time.",
+        ),
+    ] = 0,
     regions: Annotated[int | None, typer.Option(metavar="N", help="Regions mimicked in each image.")] = None,
     mimic_weight: Annotated[
         float | None, typer.Option("--lambda", metavar="X", help="Weight of the mimic loss, instead of the table's.")
     ] = None,
     per_entry: Annotated[
         bool,
-        typer.Option("--per-entry", help="Mimic loss divided by a region's entries, instead of summed as in Eq. 5."),
+        typer.Option(
+            "--per-entry", help="Mimic loss divided by a region's entries, where the table sums it as in Eq. 5."
+        ),
     ] = False,
     quantizer_stride: Annotated[float, typer.Option(metavar="S", help="Q's codes are 0, S, 2S, ...")] = 1.0,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
@@ -152,6 +163,7 @@ def run(
         teacher=teacher,
         teacher_weights=teacher_weights,
         student_weights=student_weights,
+        frozen_blocks=frozen_blocks,
         regions=regions,
         mimic_weight=mimic_weight,
         per_entry=per_entry,

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tinydet.quantizers import UniformQuantizerConfig
-from tinydet.recipes.mimic_chain import MimicChain, StudentVariant
+from tinydet.recipes.mimic_chain import MimicChain
+from tinydet.recipes.plan import StudentVariant
 from tinydet.report.summary import RunSummary, Sweep
 
 

@@ -16,7 +16,8 @@ from tinydet.data.transforms import NO_AUGMENTATION
 from tinydet.detectors import DetectorConfig, FasterRCNNConfig
 from tinydet.detectors.choice import DetectorChoice
 from tinydet.distill.mimic import MimicConfig
-from tinydet.recipes.mimic_chain import MimicPlan, StudentVariant, TeacherVariant, run_mimic_chain
+from tinydet.recipes.mimic_chain import run_mimic_chain
+from tinydet.recipes.plan import MimicPlan, StudentVariant, TeacherVariant
 from tinydet.recipes.recipe import Recipe
 from tinydet.training.schedule import Schedule
 

@@ -1,37 +1,45 @@
-"""The chain that every table of Quantization Mimic is a part of: teacher, quantized teacher, students, and one table.
+"""The chain that every table of teachers and students is a part of: teacher, quantized teacher, students, one table.
 
 Wei et al. 2018, section 3.3: a full-precision teacher is trained; Q is put on its last feature map and it is
-fine-tuned; students learn to match it in regions of interest. One teacher serves all students of a run, and each
-variant has one student a seed.
+fine-tuned; students learn to match it in regions of interest, or learn its predictions or whole maps. One teacher
+serves all students of a run, and each variant has one student a seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import torch
 
 from tinydet.backbones.pretrained import load_pretrained, pretrained_preprocessing
-from tinydet.data.transforms import AugmentConfig
+from tinydet.data.ssd_augment import SSDAugmentConfig
 from tinydet.detectors import DetectorConfig, build_detector
 from tinydet.detectors.choice import DetectorChoice, detector_config
 from tinydet.detectors.layer_channels import rebuilt
+from tinydet.distill.feature_steps import FeatureStep
 from tinydet.distill.frozen import load_teacher
+from tinydet.distill.logit_steps import LogitStep
+from tinydet.distill.logits import LogitConfig
 from tinydet.distill.mimic import MimicConfig
 from tinydet.distill.steps import FeatureMimicStep, MimicStep
 from tinydet.distill.teacher import Teacher
+from tinydet.errors import InputError
 from tinydet.quantizers import PowerOfTwoQuantizerConfig, QuantizerConfig, UniformQuantizerConfig
 from tinydet.recipes.figures import variant_figures
-from tinydet.recipes.recipe import RecipeOptions
+from tinydet.recipes.plan import MimicPlan, StudentVariant, TeacherVariant
+from tinydet.recipes.recipe import Recipe, RecipeOptions
 from tinydet.recipes.workbench import METRICS, Workbench
 from tinydet.report.page import write_report
-from tinydet.report.summary import PaperTable, RunSummary, SeedResult, VariantSummary, write_summary
+from tinydet.report.summary import RunSummary, SeedResult, VariantSummary, write_summary
 from tinydet.training.checkpoint import load_checkpoint, save_checkpoint
 from tinydet.training.schedule import Schedule
 from tinydet.training.steps import DetectionStep
+
+T = TypeVar("T")
 
 FINE_TUNE_SHARE = 0.25
 """The quantized teacher's fine-tuning, as a share of the schedule, at its last learning rate. The paper names none."""
@@ -40,91 +48,15 @@ FIRST_STAGE_SHARE = 0.5
 """The reproduction's first stage (mimic loss alone), as a share of the schedule. The reproduction names none."""
 
 
-@dataclass(frozen=True)
-class TeacherVariant:
-    """A row of the table that is a teacher.
-
-    Attributes:
-        quantized: by fine-tuning with Q, at inference only (its weights untouched), or not.
-        paper: its numbers, fractions of 1.
-        quantizer: this row's Q, instead of the run's.
-        change: makes another network of the plan's teacher. It is trained for comparison, from random weights, and
-            teaches nobody.
-    """
-
-    name: str
-    title: str
-    quantized: Literal["no", "fine-tuned", "inference"] = "no"
-    paper: dict[str, float | None] = field(default_factory=dict)
-    quantizer: QuantizerConfig | None = None
-    change: Callable[[DetectorChoice], DetectorChoice] | None = None
-
-    def __post_init__(self) -> None:
-        if self.change and self.quantized != "no":
-            raise ValueError(f"{self.name}: a changed teacher is trained in full precision only")
-
-
-@dataclass(frozen=True)
-class StudentVariant:
-    """A row of the table that is a student; the two switches and the mimic loss say which method it is.
-
-    Attributes:
-        mimic: None for a student without a teacher.
-        two_stage: the reproduction's schedule: the backbone by mimic loss alone first, then plain training.
-        quantizer: this row's Q, of teacher and student, instead of the run's.
-        regions: this row's N, whatever the run's.
-        change: makes another network of the plan's student; it starts from random weights.
-        prune: makes the student of the trained, full-precision teacher (the third argument is the seed), instead of
-            building it; it is then trained as the others are.
-    """
-
-    name: str
-    title: str
-    mimic: MimicConfig | None = None
-    teacher_quantized: bool = False
-    student_quantized: bool = False
-    two_stage: bool = False
-    quantizer: QuantizerConfig | None = None
-    paper: dict[str, float | None] = field(default_factory=dict)
-    change: Callable[[DetectorChoice], DetectorChoice] | None = None
-    regions: int | None = None
-    prune: Callable[[MimicChain, Any, int], Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.prune and (self.mimic or self.change or self.student_quantized):
-            raise ValueError(f"{self.name}: a student that is a pruned teacher is neither another network nor taught")
-
-
-@dataclass(frozen=True)
-class MimicPlan:
-    """One table.
-
-    Attributes:
-        teacher, student: the networks, before the options of a run change them.
-        schedule: the paper's, of the teacher and of each student.
-        complexity_input_hw: the size that multiply-adds are counted at; None: that of the first test image.
-        finish: adds to the summary what this table alone has.
-    """
-
-    name: str
-    title: str
-    paper: PaperTable | None
-    teacher: DetectorChoice
-    student: DetectorChoice
-    teachers: tuple[TeacherVariant, ...]
-    students: tuple[StudentVariant, ...]
-    schedule: Schedule
-    batch_size: int = 2
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    configure: Callable[[DetectorConfig], DetectorConfig] = lambda config: config
-    notes: tuple[str, ...] = ()
-    complexity_input_hw: tuple[int, int] | None = None
-    finish: Callable[[MimicChain, RunSummary], RunSummary] = lambda chain, summary: summary
+def recipe_of(plan: MimicPlan, cost: str) -> Recipe:
+    """What `tinydet run` takes."""
+    return Recipe(plan.name, plan.title, plan.paper, cost, plan.paper_rows(), partial(run_mimic_chain, plan))
 
 
 def run_mimic_chain(plan: MimicPlan, options: RecipeOptions) -> RunSummary:
     """Make a table: train what is still to be trained, measure, and write `summary.json` and `report.html`."""
     chain = MimicChain(plan, options)
+    chain.check()
     variants = [chain.teacher_row(variant) for variant in plan.teachers]
     variants += [chain.student_row(variant) for variant in plan.students]
     summary = RunSummary(
@@ -166,7 +98,27 @@ class MimicChain:
             anchor_sides=options.anchor_sides or choice.anchor_sides,
             anchor_ratios=options.anchor_ratios or choice.anchor_ratios,
             normalization="frozen" if weights else choice.normalization,
+            frozen_blocks=options.frozen_blocks if weights else 0,
         )
+
+    def check(self) -> None:
+        """Refuse before hours of training what could not be trained after them.
+
+        Raises:
+            InputError: weights do not fit, or a teacher and a student do not go together.
+        """
+        options, seed = self.options, self.options.seeds[0]
+        if options.teacher:
+            teacher = load_teacher(options.teacher, self.bench.classes)
+        else:
+            teacher = self._fresh(
+                self.config(self.teacher_choice, None, options.teacher_weights), options.teacher_weights, seed
+            )
+        for variant in self.plan.students:
+            if variant.taught:
+                self._step(variant, self._start(variant, seed), teacher)
+            elif not variant.prune:
+                self._start(variant, seed)
 
     def schedule(self, weights: Path | None, share: float = 1.0) -> Schedule:
         """The paper's, scaled by the budget; from scratch ten times its learning rate, after a warm-up."""
@@ -181,7 +133,8 @@ class MimicChain:
         )
 
     def config(self, choice: DetectorChoice, quantizer: QuantizerConfig | None, weights: Path | None) -> DetectorConfig:
-        config = self.plan.configure(detector_config(replace(choice, quantizer=quantizer), self.bench.classes))
+        chosen = _checked(lambda: detector_config(replace(choice, quantizer=quantizer), self.bench.classes))
+        config = self.plan.configure(chosen)
         if not weights:
             return config
         scaled = pretrained_preprocessing(config.preprocessing, config.backbone, weights)
@@ -199,7 +152,6 @@ class MimicChain:
 
     def _full_teacher(self) -> Path:
         if self.options.teacher:
-            load_teacher(self.options.teacher, self.bench.classes)  # refused now rather than after hours
             return self.options.teacher
         return self._scratch_teacher("teacher", self.teacher_choice, self.options.teacher_weights)
 
@@ -263,30 +215,53 @@ class MimicChain:
         stage = f"{variant.name}/seed{seed}"
         if variant.prune:
             return self._pruned_student(variant.prune, stage, seed)
-        weights = None if variant.change else self.options.student_weights
-        quantizer = variant.quantizer or self.quantizer
-        choice = variant.change(self.student_choice) if variant.change else self.student_choice
-        config = self.config(choice, quantizer if variant.student_quantized else None, weights)
+        weights = self._weights(variant)
 
         def start() -> Any:
-            return self._fresh(config, weights, seed)
+            return self._start(variant, seed)
 
-        if variant.mimic is None:
+        if not variant.taught:
             return self._train_student(stage, lambda: DetectionStep(start()), seed, weights)
-        mimic = self._mimic(variant, variant.mimic)
-        teacher_folder = self.teacher_of(variant)
+        folder = self.teacher_of(variant)
         if not variant.two_stage:
             return self._train_student(
-                stage, lambda: MimicStep(start(), self._taught_by(teacher_folder, mimic), mimic), seed, weights
+                stage, lambda: self._step(variant, start(), load_checkpoint(folder)[0]), seed, weights
             )
         first = self._train_student(
             f"{stage}_features",
-            lambda: FeatureMimicStep(start(), self._taught_by(teacher_folder, mimic), mimic),
+            lambda: self._step(variant, start(), load_checkpoint(folder)[0]),
             seed,
             weights,
             FIRST_STAGE_SHARE,
         )
         return self._train_student(stage, lambda: DetectionStep(load_checkpoint(first)[0]), seed, weights)
+
+    def _weights(self, variant: StudentVariant) -> Path | None:
+        """What a student's backbone starts from."""
+        return None if variant.change else self.options.student_weights
+
+    def _start(self, variant: StudentVariant, seed: int) -> Any:
+        """A student before its training."""
+        quantizer, weights = variant.quantizer or self.quantizer, self._weights(variant)
+        choice = variant.change(self.student_choice) if variant.change else self.student_choice
+        return self._fresh(
+            self.config(choice, quantizer if variant.student_quantized else None, weights), weights, seed
+        )
+
+    def _step(self, variant: StudentVariant, student: Any, teacher: Any) -> Any:
+        """What trains a taught student, or its features alone where that is the first of two stages."""
+        distill = variant.distill
+        if isinstance(distill, LogitConfig):
+            return LogitStep(student, teacher, distill)
+        if distill is not None:
+            return _checked(lambda: FeatureStep(student, teacher, distill))
+        assert variant.mimic is not None
+        mimic = self._mimic(variant, variant.mimic)
+        forgetful = (
+            {"memory_bytes": 0} if isinstance(self.plan.augment, SSDAugmentConfig) else {}
+        )  # no view comes twice
+        kind = FeatureMimicStep if variant.two_stage else MimicStep
+        return kind(student, Teacher(teacher, mimic.regions, **forgetful), mimic)
 
     def _pruned_student(self, prune: Callable[[MimicChain, Any, int], Any], stage: str, seed: int) -> Path:
         start = self.options.out / f"{stage}_pruned"
@@ -310,14 +285,11 @@ class MimicChain:
             per_entry=options.per_entry or config.per_entry,
         )
 
-    def _taught_by(self, folder: Path, mimic: MimicConfig) -> Teacher:
-        return Teacher(load_checkpoint(folder)[0], mimic.regions)
-
     def _fresh(self, config: DetectorConfig, weights: Path | None, seed: int) -> Any:
         """A detector with random weights that depend on `seed` alone, or with a backbone's trained ones."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            detector = build_detector(config)
+            detector = _checked(lambda: build_detector(config))
         if weights:
             load_pretrained(detector, weights)
         return detector
@@ -345,17 +317,21 @@ class MimicChain:
 
     def budget_in_words(self) -> str:
         schedule = self.schedule(self.options.teacher_weights)
-        return f"{self.options.budget:g} of the paper's schedule: {schedule.iterations} steps of {schedule.batch_size}"
+        whose = self.plan.schedule_of
+        return f"{self.options.budget:g} of {whose}: {schedule.iterations} steps of {schedule.batch_size}"
 
     def settings(self) -> dict[str, str]:
         schedule = self.schedule(self.options.student_weights)
-        return {
-            "teacher": _network(self.teacher_choice, self.options.teacher_weights),
+        settings = {
+            "teacher": _network(self.teacher_choice, self.options.teacher or self.options.teacher_weights),
             "student": _network(self.student_choice, self.options.student_weights),
             "learning rate": f"{schedule.learning_rate:g}",
-            "mimic loss": "divided by a region's entries" if self.options.per_entry else "summed over a region (Eq. 5)",
-            "Q": f"codes 0, {self.quantizer.stride:g}, {2 * self.quantizer.stride:g}, ...",
         }
+        mimics = [self._mimic(variant, variant.mimic) for variant in self.plan.students if variant.mimic]
+        if mimics:
+            per_entry = {mimic.per_entry for mimic in mimics} == {True}
+            settings["mimic loss"] = "divided by a region's entries" if per_entry else "summed over a region (Eq. 5)"
+        return settings | {"Q": f"codes 0, {self.quantizer.stride:g}, {2 * self.quantizer.stride:g}, ..."}
 
 
 def with_quantizer(detector: Any, quantizer: QuantizerConfig) -> Any:
@@ -370,5 +346,15 @@ def metric_names(measured: tuple[str, ...], paper: Iterable[Mapping[str, float |
 
 
 def _network(choice: DetectorChoice, weights: Path | None) -> str:
+    size = f"{choice.shorter_side} pixels square" if choice.detector == "ssd" else f"shorter side {choice.shorter_side}"
     start = f"from {weights}" if weights else "from random weights"
-    return f"{choice.backbone}-1-{choice.width:g} {choice.detector}, shorter side {choice.shorter_side}, {start}"
+    frozen = f", {choice.frozen_blocks} blocks frozen" if choice.frozen_blocks else ""
+    return f"{choice.backbone}-1-{choice.width:g} {choice.detector}, {size}, {start}{frozen}"
+
+
+def _checked(make: Callable[[], T]) -> T:
+    """What `make` gives; networks that cannot be, or cannot be put together, are the options' mistake."""
+    try:
+        return make()
+    except ValueError as error:
+        raise InputError(str(error)) from error

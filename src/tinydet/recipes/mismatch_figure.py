@@ -9,7 +9,8 @@ import numpy as np
 
 from tinydet.distill.mismatch import load_pair, measure_mismatch, mismatch_histogram
 from tinydet.files import read_json, write_json
-from tinydet.recipes.mimic_chain import MimicChain, StudentVariant
+from tinydet.recipes.mimic_chain import MimicChain
+from tinydet.recipes.plan import StudentVariant
 from tinydet.report.summary import RunSummary
 from tinydet.training.engine import choose_device
 

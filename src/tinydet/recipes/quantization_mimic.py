@@ -20,16 +20,12 @@ The numbers measured here are in docs/results.md, each with its command.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 
 from tinydet.detectors.choice import DetectorChoice
 from tinydet.distill.mimic import MimicConfig
-from tinydet.recipes.mimic_chain import MimicPlan, StudentVariant, TeacherVariant, run_mimic_chain
-from tinydet.recipes.recipe import PaperRow, Recipe
-from tinydet.recipes.workbench import METRICS
-from tinydet.report import formats
+from tinydet.recipes.mimic_chain import recipe_of
+from tinydet.recipes.plan import MimicPlan, StudentVariant, TeacherVariant
 from tinydet.report.summary import PaperTable
 from tinydet.training.schedule import REPRODUCTION_SCHEDULE, RESNET_SCHEDULE
 
@@ -108,21 +104,4 @@ _TWO_STAGE = replace(
 )
 
 
-def _recipe(plan: MimicPlan) -> Recipe:
-    return Recipe(plan.name, plan.title, plan.paper, _COST, paper_rows(plan), partial(run_mimic_chain, plan))
-
-
-def paper_rows(plan: MimicPlan) -> tuple[PaperRow, ...]:
-    """The paper's numbers, as `tinydet recipes` lists them."""
-    variants: tuple[TeacherVariant | StudentVariant, ...] = (*plan.teachers, *plan.students)
-    return tuple(PaperRow(variant.title, _in_words(variant.paper)) for variant in variants if variant.paper)
-
-
-def _in_words(paper: Mapping[str, float | None]) -> str:
-    found = (value for name in METRICS if (value := paper.get(name)) is not None)
-    accuracies = " / ".join(f"{100 * value:.2f}".removesuffix("0") for value in found)
-    multiply_adds = paper.get("multiply_adds")
-    return accuracies + (f"; {formats.count(multiply_adds)} multiply-adds" if multiply_adds else "")
-
-
-RECIPES = tuple(_recipe(plan) for plan in (_TABLE_7, _TABLE_8, _TABLE_9, _TWO_STAGE))
+RECIPES = tuple(recipe_of(plan, _COST) for plan in (_TABLE_7, _TABLE_8, _TABLE_9, _TWO_STAGE))

@@ -35,10 +35,10 @@ from tinydet.detectors.matched_complexity import TABLE3_INPUT_HW
 from tinydet.distill.mimic import MimicConfig
 from tinydet.quantizers import PowerOfTwoQuantizerConfig, UniformQuantizerConfig
 from tinydet.recipes.ablation_figures import add_ablation_curves
-from tinydet.recipes.mimic_chain import MimicPlan, StudentVariant, TeacherVariant, run_mimic_chain
+from tinydet.recipes.mimic_chain import recipe_of
 from tinydet.recipes.mismatch_figure import add_mismatch
+from tinydet.recipes.plan import MimicPlan, StudentVariant, TeacherVariant
 from tinydet.recipes.pruned_students import prune_as_he, prune_as_molchanov
-from tinydet.recipes.quantization_mimic import paper_rows
 from tinydet.recipes.recipe import PaperRow, Recipe
 from tinydet.recipes.speed_and_size import PAPER_SIZES, run_speed_and_size
 from tinydet.report.summary import PaperTable
@@ -264,10 +264,6 @@ _ABLATIONS = replace(
 )
 
 
-def _recipe(plan: MimicPlan) -> Recipe:
-    return Recipe(plan.name, plan.title, plan.paper, _COST, paper_rows(plan), partial(run_mimic_chain, plan))
-
-
 TABLE_1 = Recipe(
     "quantization_mimic.table1",
     "Quantization Mimic, Table 1: speed and size",
@@ -279,5 +275,5 @@ TABLE_1 = Recipe(
 
 RECIPES = (
     TABLE_1,
-    *(_recipe(plan) for plan in (TABLE_2, _TABLE_3, _TABLE_4, _TABLE_5, _TABLE_6, _FIGURE_5, _ABLATIONS)),
+    *(recipe_of(plan, _COST) for plan in (TABLE_2, _TABLE_3, _TABLE_4, _TABLE_5, _TABLE_6, _FIGURE_5, _ABLATIONS)),
 )

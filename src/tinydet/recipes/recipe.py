@@ -27,6 +27,7 @@ class RecipeOptions:
         anchor_sides, anchor_ratios: in pixels of the resized image; height divided by width.
         teacher: checkpoint of a teacher that is already trained.
         teacher_weights, student_weights: backbone weights to start from, such as ImageNet's or those of `pretrain`.
+        frozen_blocks: of mobilenet_v1, in the networks that start from such weights: these blocks keep them.
         learning_rate: the paper's 0.001 from pretrained weights; from scratch ten times that.
         regions, mimic_weight: N and lambda of the mimic loss.
         per_entry: the mimic loss is divided by the entries of a region (Li et al. 2017), not summed as in Eq. 5.
@@ -51,6 +52,7 @@ class RecipeOptions:
     teacher: Path | None = None
     teacher_weights: Path | None = None
     student_weights: Path | None = None
+    frozen_blocks: int = 0
     regions: int | None = None
     mimic_weight: float | None = None
     per_entry: bool = False
@@ -70,10 +72,15 @@ class RecipeOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name.replace('_', ' ')} {value}: expected a number above 0")
-        for name, least in (("shorter_side", 16), ("mimic_weight", 0), ("latency_images", 0)):
+        for name, least in (("shorter_side", 16), ("mimic_weight", 0), ("latency_images", 0), ("frozen_blocks", 0)):
             value = getattr(self, name)
             if value is not None and not least <= value < math.inf:
                 raise InputError(f"{name.replace('_', ' ')} {value}: expected at least {least}")
+        if self.frozen_blocks and not (self.teacher_weights or self.student_weights):
+            raise InputError(
+                f"frozen blocks {self.frozen_blocks}: random weights are not worth keeping; give --teacher-weights or "
+                "--student-weights"
+            )
 
 
 @dataclass(frozen=True)

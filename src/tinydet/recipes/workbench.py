@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tinydet.config import from_plain, to_plain
 from tinydet.data.loader import make_loader
 from tinydet.data.transforms import Augment
@@ -100,7 +102,9 @@ class Workbench:
     ) -> Path:
         """Train what `make_step` builds in the folder of a stage, as far as is still to be done; gives the folder."""
         folder = self.options.out / stage
-        step: Any = make_step()
+        with torch.random.fork_rng(devices=[]):  # what a step trains beside its detector depends on the seed alone
+            torch.manual_seed(seed)
+            step: Any = make_step()
         loader = make_loader(self.train_samples, step.detector.config.preprocessing, schedule.batch_size, augment, seed)
         self.say(f"{stage}: {schedule.iterations} steps of {schedule.batch_size} images")
         result = train(step, loader, schedule, folder, device=self.options.device, title=stage)
