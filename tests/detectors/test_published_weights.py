@@ -2,6 +2,7 @@
 
 import collections
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,15 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
+from tinydet.backbones import ResNetConfig
 from tinydet.data.batch import Batch
-from tinydet.detectors.faster_rcnn_fpn import FasterRCNNFPN
+from tinydet.detectors.faster_rcnn_fpn import FasterRCNNFPN, FasterRCNNFPNConfig
+from tinydet.detectors.published_detector import (
+    PublishedDetector,
+    load_detector,
+    open_detector,
+    published_config,
+)
 from tinydet.detectors.published_weights import (
     detectron2_config,
     from_torchvision,
@@ -19,6 +27,7 @@ from tinydet.detectors.published_weights import (
     torchvision_config,
 )
 from tinydet.errors import InputError
+from tinydet.preprocessing import Preprocessing
 
 CLASSES = tuple(f"animal{i}" for i in range(13))
 
@@ -66,8 +75,8 @@ def test_parameters_by_block_are_those_of_the_papers_table_1():
     assert round(sum(p.numel() for p in detector.parameters()) / 1e6, 1) == 41.4
 
 
-def detectron2_layout(seed: int = 0) -> dict[str, np.ndarray]:
-    """A model in the layout of Detectron2's zoo, under its names, with random weights."""
+def detectron2_layout(seed: int = 0, divisor: int = 1) -> dict[str, np.ndarray]:
+    """A model in the layout of Detectron2's zoo, under its names, with random weights; its channels divided."""
     rng = np.random.default_rng(seed)
     model: dict[str, np.ndarray] = {}
 
@@ -83,10 +92,10 @@ def detectron2_layout(seed: int = 0) -> dict[str, np.ndarray]:
             model[f"{name}.norm.running_var"] = rng.uniform(0.5, 1.5, shape[0]).astype(np.float32)
 
     up = "backbone.bottom_up"
-    layer(f"{up}.stem.conv1", 64, 3, 7, 7, norm=True, gain=0.05)
-    channels = 64
+    layer(f"{up}.stem.conv1", 64 // divisor, 3, 7, 7, norm=True, gain=0.05)
+    channels = 64 // divisor
     for stage, blocks in zip(range(2, 6), (3, 4, 6, 3)):
-        width = 64 * 2 ** (stage - 2)
+        width = 64 // divisor * 2 ** (stage - 2)
         for block in range(blocks):
             name = f"{up}.res{stage}.{block}"
             if block == 0:
@@ -95,18 +104,19 @@ def detectron2_layout(seed: int = 0) -> dict[str, np.ndarray]:
             layer(f"{name}.conv2", width, width, 3, 3, norm=True)
             layer(f"{name}.conv3", width * 4, width, 1, 1, norm=True, gain=0.3)
             channels = width * 4
-    for level, c in zip(range(2, 6), (256, 512, 1024, 2048)):
-        layer(f"backbone.fpn_lateral{level}", 256, c, 1, 1, bias=True)
-        layer(f"backbone.fpn_output{level}", 256, 256, 3, 3, bias=True)
+    maps, hidden = 256 // divisor, 1024 // divisor
+    for level in range(2, 6):
+        layer(f"backbone.fpn_lateral{level}", maps, maps * 2 ** (level - 2), 1, 1, bias=True)
+        layer(f"backbone.fpn_output{level}", maps, maps, 3, 3, bias=True)
     rpn = "proposal_generator.rpn_head"
-    layer(f"{rpn}.conv", 256, 256, 3, 3, bias=True)
-    layer(f"{rpn}.objectness_logits", 3, 256, 1, 1, bias=True)
-    layer(f"{rpn}.anchor_deltas", 12, 256, 1, 1, bias=True, gain=0.2)
+    layer(f"{rpn}.conv", maps, maps, 3, 3, bias=True)
+    layer(f"{rpn}.objectness_logits", 3, maps, 1, 1, bias=True)
+    layer(f"{rpn}.anchor_deltas", 12, maps, 1, 1, bias=True, gain=0.2)
     model["proposal_generator.anchor_generator.cell_anchors.0"] = np.zeros((3, 4), np.float32)
-    layer("roi_heads.box_head.fc1", 1024, 256 * 49, bias=True)
-    layer("roi_heads.box_head.fc2", 1024, 1024, bias=True)
-    layer("roi_heads.box_predictor.cls_score", 14, 1024, bias=True, gain=3.0)
-    layer("roi_heads.box_predictor.bbox_pred", 52, 1024, bias=True)
+    layer("roi_heads.box_head.fc1", hidden, maps * 49, bias=True)
+    layer("roi_heads.box_head.fc2", hidden, hidden, bias=True)
+    layer("roi_heads.box_predictor.cls_score", 14, hidden, bias=True, gain=3.0)
+    layer("roi_heads.box_predictor.bbox_pred", 52, hidden, bias=True)
     return model
 
 
@@ -174,6 +184,48 @@ def test_detectron2s_weights_compute_the_same_network(tmp_path: Path):
         ours = outputs.regions.logits.softmax(dim=1)
         torch.testing.assert_close(ours[:, 1:], scores[:, :-1], rtol=1e-3, atol=1e-4)  # there, background is last
         torch.testing.assert_close(ours[:, 0], scores[:, -1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+def test_a_network_of_ones_own_size_starts_from_detectron2s_file(tmp_path: Path, channels: str):
+    """In either order of channels it computes what the network of the file's own settings does."""
+    model = detectron2_layout(divisor=16)
+    path = tmp_path / "model_final.pkl"
+    path.write_bytes(pickle.dumps({"model": model}))
+    plain = FasterRCNNFPNConfig(CLASSES, ResNetConfig(50, 16, "frozen"), Preprocessing(96, 160, channels=channels))
+    found = open_detector(path, plain.backbone)
+    assert isinstance(found, PublishedDetector)
+    detector = FasterRCNNFPN(published_config(plain, found)).eval()
+    result = load_detector(detector, found)
+    assert result.fresh == ()
+    assert result.loaded == len(model) - 1  # the anchors are not weights
+    assert "its predictor of 13 classes is taken too" in str(result)
+    assert detector.config.preprocessing.shorter_side == 96
+
+    theirs = detectron2_config(CLASSES)
+    reference = FasterRCNNFPN(replace(theirs, backbone=replace(theirs.backbone, width_divisor=16))).eval()
+    reference.load_state_dict(read_detectron2(path))
+    images = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(2)) * 255
+    with torch.no_grad():
+        expected = reference(Batch(images, ((96, 128),), ((96, 128),), (), ("a",), ("a",)))
+        own = images.flip(1) if channels == "rgb" else images
+        outputs = detector(Batch(own, ((96, 128),), ((96, 128),), (), ("a",), ("a",)))
+    for ours, wanted in zip(outputs.features, expected.features):
+        torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(outputs.proposals_xyxy[0], expected.proposals_xyxy[0], rtol=1e-3, atol=0.05)
+    torch.testing.assert_close(outputs.regions.logits, expected.regions.logits, rtol=1e-3, atol=1e-2)
+
+
+def test_a_state_dict_with_detectron2s_names_is_known_as_such(tmp_path: Path):
+    """What its trainer saves: `model_final.pth`."""
+    tensors = {name: torch.from_numpy(value) for name, value in detectron2_layout(divisor=16).items()}
+    torch.save({"model": tensors, "iteration": 3}, tmp_path / "model_final.pth")
+    found = open_detector(tmp_path / "model_final.pth", ResNetConfig(50, 16))
+    assert isinstance(found, PublishedDetector)
+    assert found.origin == "detectron2"
+    assert torch.equal(
+        found.tensors["heads.class_scores.bias"][0], tensors["roi_heads.box_predictor.cls_score.bias"][-1]
+    )
 
 
 def test_anchors_are_detectron2s_unrounded():

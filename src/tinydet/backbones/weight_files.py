@@ -75,9 +75,19 @@ def open_weights(source: str | Path, backbone: BackboneConfig) -> WeightFile:
         url = imagenet_url(backbone)
         return WeightFile(url, _read(_downloaded(url, _sha256_in_name(url))).tensors, IMAGENET_SCALING)
     if urlsplit(text).scheme in ("http", "https"):
-        url, fragment = urldefrag(text)
-        return _read(_downloaded(url, _sha256_of_fragment(fragment, text)))
+        return _read(fetched(text))
     return _read(Path(source))
+
+
+def fetched(url: str) -> Path:
+    """The file of `https://host/file#sha256=HEX` in torch's cache, downloaded if it is not there.
+
+    Raises:
+        InputError: what stands after # is no checksum.
+        TinydetError: the download fails, or its checksum is wrong.
+    """
+    address, fragment = urldefrag(url)
+    return _downloaded(address, _sha256_of_fragment(fragment, url))
 
 
 def imagenet_url(backbone: BackboneConfig) -> str:

@@ -2,61 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tinydet.cli import app
-from tinydet.cli.training_options import (
-    TEACHING,
-    AnchorRatios,
-    AnchorSides,
-    BackboneName,
-    BatchSize,
-    ClipNorm,
-    Data,
-    DefaultBoxes,
-    DetectorName,
-    Device,
-    Ema,
-    Flip,
-    FrozenBlocks,
-    Gray,
-    Iterations,
-    Jitter,
-    JsonFile,
-    LearningRate,
-    Milestones,
-    Norm,
-    Out,
-    Precision,
-    ProtocolName,
-    Quantizer,
-    Seed,
-    ShorterSide,
-    SSDAugment,
-    SSDHead,
-    Start,
-    TestSplit,
-    TrainSplit,
-    ValidateEvery,
-    Warmup,
-    Weights,
-    Width,
-)
-from tinydet.cli.training_stage import (
-    augmentation,
-    checked,
-    detector_choice,
-    one_of,
-    open_splits,
-    print_result,
-    run_stage,
-    starting_network,
-    training_schedule,
-    whole_numbers,
-)
+from tinydet.cli.option_records import with_records
+from tinydet.cli.option_values import checked, one_of, whole_numbers
+from tinydet.cli.starting_network import starting_network
+from tinydet.cli.training_options import TEACHING, RunOptions, StudentOptions, TrainingOptions
+from tinydet.cli.training_stage import open_splits, print_result, run_stage
 from tinydet.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,11 +21,11 @@ if TYPE_CHECKING:
     from tinydet.distill.logits import LogitConfig
 
 
-@app.command()
-def distill(
-    data: Data,
-    out: Out,
-    teacher: Annotated[Path, typer.Option(metavar="CHECKPOINT", help="The trained teacher.", rich_help_panel=TEACHING)],
+@dataclass(frozen=True)
+class DistillOptions:
+    """Who teaches, and what; an option that is None is not said."""
+
+    teacher: Annotated[Path, typer.Option(metavar="CHECKPOINT", help="The trained teacher.", rich_help_panel=TEACHING)]
     method: Annotated[
         str,
         typer.Option(
@@ -76,19 +33,19 @@ def distill(
             help="logits: class scores (and boxes); pkd, cwd or mgd: whole maps, between detectors of any kind.",
             rich_help_panel=TEACHING,
         ),
-    ] = "logits",
+    ] = "logits"
     alpha: Annotated[
         float | None,
         typer.Option(metavar="X", help="Weight of the truth; the teacher's is 1 - X. [0.5]", rich_help_panel=TEACHING),
-    ] = None,
+    ] = None
     temperature: Annotated[
         float | None,
         typer.Option(metavar="T", help="Of logits [2] and of cwd [1].", rich_help_panel=TEACHING),
-    ] = None,
+    ] = None
     t_squared: Annotated[
         bool,
         typer.Option("--t-squared", help="Multiply the divergence by T^2, as Hinton et al.", rich_help_panel=TEACHING),
-    ] = False,
+    ] = False
     over: Annotated[
         str | None,
         typer.Option(
@@ -96,61 +53,33 @@ def distill(
             help="counted: what the truth is learned from, or all boxes. [counted]",
             rich_help_panel=TEACHING,
         ),
-    ] = None,
+    ] = None
     boxes: Annotated[
         str | None,
         typer.Option(metavar="HOW", help="Distil boxes too: bounded or imitated.", rich_help_panel=TEACHING),
-    ] = None,
+    ] = None
     box_weight: Annotated[
         float | None, typer.Option(metavar="X", help="Of distilled boxes. [0.5]", rich_help_panel=TEACHING)
-    ] = None,
+    ] = None
     box_margin: Annotated[
         float | None, typer.Option(metavar="M", help="Of distilled boxes. [0]", rich_help_panel=TEACHING)
-    ] = None,
+    ] = None
     weight: Annotated[
         float | None,
         typer.Option(metavar="X", help="Of pkd [6], cwd [50] or mgd [0.00002].", rich_help_panel=TEACHING),
-    ] = None,
+    ] = None
     masked_share: Annotated[
         float | None, typer.Option(metavar="X", help="Cells that mgd hides. [0.65]", rich_help_panel=TEACHING)
-    ] = None,
+    ] = None
     maps: Annotated[
         str | None,
         typer.Option(metavar="A,B,...", help="Maps of pkd, cwd or mgd, 0 the finest. [all]", rich_help_panel=TEACHING),
-    ] = None,
-    train_split: TrainSplit = None,
-    test_split: TestSplit = None,
-    detector: DetectorName = "faster_rcnn",
-    backbone: BackboneName = "resnet18",
-    width: Width = 16.0,
-    shorter_side: ShorterSide = None,
-    ssd_head: SSDHead = "3x3",
-    default_boxes: DefaultBoxes = 1917,
-    gray: Gray = False,
-    norm: Norm = None,
-    frozen_blocks: FrozenBlocks = 0,
-    anchor_sides: AnchorSides = None,
-    anchor_ratios: AnchorRatios = None,
-    quantizer: Quantizer = None,
-    weights: Weights = None,
-    start: Start = None,
-    iterations: Iterations = 40_000,
-    learning_rate: LearningRate = 0.001,
-    milestones: Milestones = "0.75",
-    warmup: Warmup = 0,
-    batch_size: BatchSize = 2,
-    clip_norm: ClipNorm = 10.0,
-    ema: Ema = 0.0,
-    precision: Precision = "32",
-    flip: Flip = 0.5,
-    jitter: Jitter = None,
-    ssd_augment: SSDAugment = None,
-    validate_every: ValidateEvery = None,
-    protocol: ProtocolName = "voc07",
-    seed: Seed = 0,
-    device: Device = "auto",
-    json_file: JsonFile = None,
-) -> None:
+    ] = None
+
+
+@app.command()
+@with_records
+def distill(run: RunOptions, teaching: DistillOptions, network: StudentOptions, training: TrainingOptions) -> None:
     """Train a student on the truth and on what a larger detector makes of the same images.
 
     `tinydet distill --data VOCdevkit --out runs/kd --teacher runs/wide --detector ssd --backbone mobilenet_v1 --width 1
@@ -164,55 +93,18 @@ def distill(
     from tinydet.distill.logit_steps import LogitStep
     from tinydet.distill.logits import LogitConfig
 
-    config = distillation_config(
-        method,
-        alpha=alpha,
-        temperature=temperature,
-        t_squared=t_squared or None,
-        over=over,
-        boxes=boxes,
-        box_weight=box_weight,
-        box_margin=box_margin,
-        weight=weight,
-        masked_share=masked_share,
-        maps=whole_numbers("maps", maps),
-    )
-    selection = open_splits(data, train_split, test_split)
-    model = load_teacher(teacher, selection.dataset.classes)
-    choice = detector_choice(
-        detector,
-        backbone,
-        width,
-        shorter_side,
-        gray,
-        norm,
-        anchor_sides,
-        anchor_ratios,
-        quantizer,
-        weights,
-        ssd_head,
-        default_boxes,
-        frozen_blocks,
-    )
-    student = starting_network(choice, selection.dataset.classes, weights, start, seed)
-    schedule = training_schedule(iterations, learning_rate, milestones, warmup, batch_size, clip_norm, ema, precision)
+    said = {name: value for name, value in asdict(teaching).items() if name not in ("teacher", "method")}
+    said |= {"t_squared": teaching.t_squared or None, "maps": whole_numbers("maps", teaching.maps)}
+    config = distillation_config(teaching.method, **said)
+    selection = open_splits(run.data, run.train_split, run.test_split)
+    teacher = load_teacher(teaching.teacher, selection.dataset.classes)
+    start = starting_network(network, selection.dataset.classes, run.seed)
     step: Any
     if isinstance(config, LogitConfig):
-        step = LogitStep(student, model, config)
+        step = LogitStep(start.detector, teacher, config)
     else:
-        step = checked(lambda: FeatureStep(student, model, config))
-    result = run_stage(
-        step,
-        selection,
-        schedule,
-        out,
-        augmentation(student, flip, jitter, ssd_augment),
-        validate_every,
-        protocol,
-        seed,
-        device,
-    )
-    print_result(result, json_file)
+        step = checked(lambda: FeatureStep(start.detector, teacher, config))
+    print_result(run_stage(step, start, selection, run, training), run.json_file)
 
 
 def distillation_config(method: str, **options: Any) -> LogitConfig | FeatureLossConfig:

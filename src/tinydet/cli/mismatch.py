@@ -42,7 +42,7 @@ def mismatch(
     `tinydet mismatch --data VOCdevkit --teacher runs/figure5/teacher_quantized
     --student runs/figure5/teacher_only/seed0 --student runs/figure5/quantization_mimic/seed0 --out runs/mismatch`
     """
-    from tinydet.cli.train import one_of
+    from tinydet.cli.option_values import one_of
     from tinydet.datasets import open_dataset, usable_samples
     from tinydet.datasets.selection import select_splits
     from tinydet.distill.mismatch import load_pair, measure_mismatch, mismatch_histogram

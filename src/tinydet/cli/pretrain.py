@@ -49,8 +49,8 @@ def pretrain(
 
     `tinydet mimic ... --backbone resnet18 --width 16 --weights runs/resnet18-1-16/weights.safetensors`
     """
+    from tinydet.cli.option_values import one_of
     from tinydet.cli.progress import track
-    from tinydet.cli.training_stage import one_of
     from tinydet.data.loader import make_loader
     from tinydet.data.transforms import AugmentConfig
     from tinydet.datasets.faults import in_words
@@ -123,7 +123,7 @@ def _classifier(
     import torch
 
     from tinydet.backbones.pretrained import load_pretrained, pretrained_preprocessing
-    from tinydet.cli.training_stage import one_of
+    from tinydet.cli.option_values import one_of
     from tinydet.detectors.choice import DetectorChoice, backbone_config
     from tinydet.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
     from tinydet.pretraining import Classifier, ClassifierConfig

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinydet.cli.option_values import checked, numbers, one_of, whole_numbers
+from tinydet.cli.training_options import RunOptions, TrainingOptions
 from tinydet.errors import InputError
 
 if TYPE_CHECKING:
+    from tinydet.cli.starting_network import StartingNetwork
     from tinydet.data.transforms import Augment
-    from tinydet.detectors.choice import DetectorChoice
     from tinydet.records import Sample
     from tinydet.training.loop import TrainingResult
     from tinydet.training.schedule import Schedule
@@ -27,92 +28,6 @@ def open_splits(data: str, train_split: str | None, test_split: str | None) -> A
         first = f"; the first fault: {dataset.faults[0]}" if dataset.faults else ""
         raise InputError(f"{data}: no class is named in it{first}")
     return select_splits(dataset, train_split, test_split)
-
-
-def detector_choice(
-    detector: str,
-    backbone: str,
-    width: float,
-    shorter_side: int | None,
-    gray: bool,
-    norm: str | None,
-    anchor_sides: str | None,
-    anchor_ratios: str | None,
-    quantizer: str | None,
-    weights: str | None,
-    ssd_head: str,
-    default_boxes: int,
-    frozen_blocks: int,
-) -> DetectorChoice:
-    from tinydet.detectors.choice import DetectorChoice
-
-    shorter_side = (300 if detector == "ssd" else 600) if shorter_side is None else shorter_side
-    if not 0 < width < math.inf or shorter_side < 16:
-        raise InputError(f"width {width:g} must be above 0, shorter side {shorter_side} at least 16")
-    return DetectorChoice(
-        one_of("detector", detector, "faster_rcnn", "faster_rcnn_fpn", "rfcn", "ssd"),
-        one_of("backbone", backbone, "resnet18", "resnet50", "vgg16", "mobilenet_v1"),
-        width,
-        shorter_side,
-        gray,
-        one_of("norm", norm or ("frozen" if weights else "batch"), "batch", "frozen", "none"),
-        numbers("anchor sides", anchor_sides),
-        numbers("anchor ratios", anchor_ratios),
-        checked(lambda: quantizer_named(quantizer)),
-        predictor=one_of("SSD head", ssd_head, "3x3", "1x1", "lite"),
-        default_boxes=one_of("default boxes", default_boxes, 1917, 3000),
-        frozen_blocks=frozen_blocks,
-    )
-
-
-def quantizer_named(text: str | None) -> Any:
-    """`uniform`, `uniform:0.5` or `power_of_two` to a quantizer's configuration."""
-    from tinydet.quantizers import PowerOfTwoQuantizerConfig, UniformQuantizerConfig
-
-    if text is None:
-        return None
-    kind, _, stride = text.partition(":")
-    if kind == "uniform":
-        strides = numbers("quantizer stride", stride) or (1.0,)
-        if len(strides) > 1:
-            raise InputError(f"quantizer {text!r}: expected one stride, such as uniform:0.5")
-        return UniformQuantizerConfig(strides[0])
-    if text == "power_of_two":
-        return PowerOfTwoQuantizerConfig()
-    raise InputError(f"quantizer {text!r}: expected uniform, uniform:STRIDE or power_of_two")
-
-
-def starting_network(
-    choice: DetectorChoice, classes: tuple[str, ...], weights: str | None, start: Path | None, seed: int
-) -> Any:
-    """The detector to train: fresh, with a backbone's weights, or another run's (with Q put in where asked for)."""
-    from dataclasses import replace
-
-    import torch
-
-    from tinydet.backbones.pretrained import load_pretrained, pretrained_preprocessing
-    from tinydet.detectors import build_detector
-    from tinydet.detectors.choice import detector_config
-    from tinydet.detectors.layer_channels import rebuilt
-    from tinydet.training.checkpoint import load_checkpoint
-
-    if start is not None:
-        if weights:
-            raise InputError("--start and --weights both say where to start: give one of them")
-        network, info = load_checkpoint(start)
-        if info.classes != classes:
-            raise InputError(f"{start}: detects {', '.join(info.classes)}; the data has {', '.join(classes)}")
-        if choice.quantizer is None:
-            return network
-        return rebuilt(network, replace(network.config, quantizer=choice.quantizer))
-    torch.manual_seed(seed)
-    config: Any = checked(lambda: detector_config(choice, classes))
-    if weights:
-        config = replace(config, preprocessing=pretrained_preprocessing(config.preprocessing, config.backbone, weights))
-    network = checked(lambda: build_detector(config))
-    if weights:
-        print(f"tinydet: {load_pretrained(network, weights)}", file=sys.stderr)
-    return network
 
 
 def training_schedule(
@@ -143,36 +58,55 @@ def training_schedule(
 
 def run_stage(
     step: Any,
+    start: StartingNetwork,
     selection: Any,
-    schedule: Schedule,
-    out: Path,
-    augment: Augment,
-    validate_every: int | None,
-    protocol: str,
-    seed: int,
-    device: str,
+    run: RunOptions,
+    training: TrainingOptions,
     validated: bool = True,
 ) -> TrainingResult:
+    """Train a step on the train split, validating on the test split, which is not touched otherwise.
+
+    Args:
+        start: what the step's detector began as: what was done to its weights is kept, and goes into the checkpoint.
+    """
     from tinydet.data.loader import make_loader
     from tinydet.datasets import usable_samples
     from tinydet.training.loop import train as train_loop
 
-    chosen_device = _device(device)
-    if validate_every is not None and validate_every < 1:
-        raise InputError(f"validate every {validate_every} steps: expected at least 1")
-    validate = validation_on(selection, protocol)
+    schedule = training_schedule(
+        training.iterations,
+        training.learning_rate,
+        training.milestones,
+        training.warmup,
+        training.batch_size,
+        training.clip_norm,
+        training.ema,
+        training.precision,
+    )
+    augment = augmentation(step.detector, training.flip, training.jitter, training.ssd_augment)
+    device: Any = one_of("device", run.device, "auto", "cpu", "cuda")
+    if training.validate_every is not None and training.validate_every < 1:
+        raise InputError(f"validate every {training.validate_every} steps: expected at least 1")
+    protocol = one_of("protocol", training.protocol, "voc07", "voc", "coco")
+    validate = validation_on(selection, protocol) if validated else None
     samples: tuple[Sample, ...] = usable_samples(selection.dataset, selection.train)
-    loader = make_loader(samples, step.detector.config.preprocessing, schedule.batch_size, augment, seed)
-    every = validate_every or max(1, schedule.iterations // 10)
+    loader = make_loader(samples, step.detector.config.preprocessing, schedule.batch_size, augment, run.seed)
+    extra = {}
+    if start.kept is not None:
+        step, said = start.kept.keeping(step)
+        for sentence in said:
+            print(f"tinydet: what this starts from: {sentence}", file=sys.stderr)
+        extra = {"compression": list(start.kept.steps)} if start.kept.steps else {}
     return train_loop(
         step,
         loader,
         schedule,
-        out,
-        validate=validate if validated else None,
-        validate_every=every,
-        device=chosen_device,
-        title=out.name,
+        run.out,
+        validate=validate,
+        validate_every=training.validate_every or max(1, schedule.iterations // 10),
+        device=device,
+        extra=extra,
+        title=run.out.name,
     )
 
 
@@ -203,42 +137,3 @@ def print_result(result: TrainingResult, json_file: Path | None) -> None:
     print(f"{result.checkpoint}: {', '.join(f'{name} {value:.4f}' for name, value in shown.items()) or 'trained'}")
     if json_file:
         write_json(json_file, {"checkpoint": str(result.checkpoint), "steps": result.steps, "metrics": result.metrics})
-
-
-def numbers(what: str, text: str | None) -> tuple[float, ...] | None:
-    """`1,2.5` to numbers; None for nothing."""
-    if not text:
-        return None
-    try:
-        values = tuple(float(part) for part in text.split(","))
-        if not all(map(math.isfinite, values)):
-            raise ValueError("not finite")
-    except ValueError as error:
-        raise InputError(f"{what} {text!r}: expected numbers with commas between, such as 0.5,1,2") from error
-    return values
-
-
-def whole_numbers(what: str, text: str | None) -> tuple[int, ...] | None:
-    """`0,1` to whole numbers; None for nothing."""
-    values = numbers(what, text)
-    if values is not None and any(value != int(value) for value in values):
-        raise InputError(f"{what} {text!r}: expected whole numbers with commas between, such as 0,1")
-    return None if values is None else tuple(int(value) for value in values)
-
-
-def one_of(what: str, value: Any, *allowed: Any) -> Any:
-    if value not in allowed:
-        raise InputError(f"{what} {value!r}: expected one of {', '.join(map(str, allowed))}")
-    return value
-
-
-def _device(value: str) -> Any:
-    return one_of("device", value, "auto", "cpu", "cuda")
-
-
-def checked(make: Any) -> Any:
-    """What `make` gives; a configuration that refuses its values is the user's mistake."""
-    try:
-        return make()
-    except ValueError as error:
-        raise InputError(str(error)) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from tinydet.backbones import BackboneConfig, MobileNetConfig, ResNetConfig, VGGConfig
 from tinydet.backbones.normalization import Normalization
@@ -20,6 +20,8 @@ from tinydet.quantizers import QuantizerConfig
 DetectorKind = Literal["faster_rcnn", "faster_rcnn_fpn", "rfcn", "ssd"]
 BackboneKind = Literal["resnet18", "resnet50", "vgg16", "mobilenet_v1"]
 
+AnyRegions = TypeVar("AnyRegions", bound=RegionConfig)
+
 _USUAL_SHORTER_SIDE = 600  # the size at which the papers give their anchors
 
 
@@ -32,9 +34,13 @@ class DetectorChoice:
         shorter_side: of the resized images. Default anchors are scaled with it. For SSD, whose images are square, both.
         gray: one input channel instead of three.
         anchor_sides, anchor_ratios: in pixels of the resized image; height divided by width.
+        class_agnostic_boxes: one box a region instead of one a class; usual for rfcn. Not SSD's.
         groups: of vgg16's convolutions; `VGGConfig` says what it does to them.
         predictor, default_boxes: SSD's.
         frozen_blocks: of mobilenet_v1, 0 for none.
+        bins: along each side of a pooled region; not SSD's.
+        hardest: of rfcn, how many regions teach (OHEM); 0 draws them by chance.
+        hidden_channels, hidden_kernel: of rfcn's convolution before the score maps; 0 channels leave it out.
     """
 
     detector: DetectorKind = "faster_rcnn"
@@ -46,11 +52,39 @@ class DetectorChoice:
     anchor_sides: tuple[float, ...] | None = None
     anchor_ratios: tuple[float, ...] | None = None
     quantizer: QuantizerConfig | None = None
-    class_agnostic_boxes: bool = False
+    class_agnostic_boxes: bool | None = None
     groups: int | Literal["depthwise"] = 1
     predictor: Predictor = "3x3"
     default_boxes: Literal[1917, 3000] = 1917
     frozen_blocks: int = 0
+    bins: int | None = None
+    hardest: int | None = None
+    hidden_channels: int | None = None
+    hidden_kernel: int | None = None
+
+
+_TWO_STAGE: tuple[DetectorKind, ...] = ("faster_rcnn", "faster_rcnn_fpn", "rfcn")
+_SPEAKS_TO: dict[str, tuple[DetectorKind, ...]] = {
+    "anchor_sides": _TWO_STAGE,
+    "anchor_ratios": _TWO_STAGE,
+    "class_agnostic_boxes": _TWO_STAGE,
+    "bins": _TWO_STAGE,
+    "hardest": ("rfcn",),
+    "hidden_channels": ("rfcn",),
+    "hidden_kernel": ("rfcn",),
+    "predictor": ("ssd",),
+    "default_boxes": ("ssd",),
+}
+"""The detectors that a field says anything to; what is not listed says something to all."""
+
+MOST_BINS, MOST_KERNEL = 16, 15
+
+
+def said_of_network(choice: DetectorChoice) -> dict[str, Any]:
+    """The fields of `_SPEAKS_TO` and of the backbone's splitting and freezing that differ from the usual."""
+    names = (*_SPEAKS_TO, "groups", "frozen_blocks")
+    usual = DetectorChoice()
+    return {name: getattr(choice, name) for name in names if getattr(choice, name) != getattr(usual, name)}
 
 
 def detector_config(choice: DetectorChoice, classes: tuple[str, ...]) -> DetectorConfig:
@@ -59,6 +93,7 @@ def detector_config(choice: DetectorChoice, classes: tuple[str, ...]) -> Detecto
     Raises:
         InputError: the choices do not go together.
     """
+    _refuse_what_says_nothing(choice)
     preprocessing = _preprocessing(choice)
     match choice.detector:
         case "faster_rcnn":
@@ -67,18 +102,11 @@ def detector_config(choice: DetectorChoice, classes: tuple[str, ...]) -> Detecto
                 backbone_config(choice),
                 preprocessing,
                 ProposalConfig(_anchors(choice, (128.0, 256.0, 512.0), (0.5, 1.0, 2.0))),
-                RegionConfig(class_agnostic_boxes=choice.class_agnostic_boxes),
+                _regions(choice, RegionConfig()),
                 choice.quantizer,
             )
         case "rfcn":
-            base = RFCNConfig(classes)
-            return replace(
-                base,
-                backbone=backbone_config(choice),
-                preprocessing=preprocessing,
-                proposals=replace(base.proposals, anchors=_anchors(choice, (64.0, 128.0, 256.0, 512.0), (1.0,))),
-                quantizer=choice.quantizer,
-            )
+            return _rfcn_config(choice, classes, preprocessing)
         case "ssd":
             return _ssd_config(choice, classes, preprocessing)
         case "faster_rcnn_fpn":
@@ -98,13 +126,53 @@ def detector_config(choice: DetectorChoice, classes: tuple[str, ...]) -> Detecto
                 backbone=config,
                 preprocessing=replace(preprocessing, size_divisor=32),
                 proposals=replace(base_fpn.proposals, anchors=anchors),
+                regions=_regions(choice, base_fpn.regions),
                 quantizer=choice.quantizer,
             )
 
 
+def _refuse_what_says_nothing(choice: DetectorChoice) -> None:
+    for name, value in said_of_network(choice).items():
+        detectors = _SPEAKS_TO.get(name, (choice.detector,))
+        if choice.detector not in detectors:
+            own = "; it has default boxes of its own" if name.startswith("anchor") else ""
+            raise InputError(
+                f"{name.replace('_', ' ')} {value!r} says nothing to {choice.detector}{own}; it is for "
+                f"{', '.join(detectors)}"
+            )
+    if choice.bins is not None and not 1 <= choice.bins <= MOST_BINS:
+        raise InputError(f"{choice.bins} bins along each side of a region: expected 1 to {MOST_BINS}")
+    if choice.hidden_kernel is not None and choice.hidden_kernel > MOST_KERNEL:
+        raise InputError(f"a hidden kernel of {choice.hidden_kernel}: the most is {MOST_KERNEL}")
+
+
+def _regions(choice: DetectorChoice, usual: AnyRegions) -> AnyRegions:
+    agnostic = choice.class_agnostic_boxes
+    return replace(
+        usual,
+        output_size=usual.output_size if choice.bins is None else choice.bins,
+        class_agnostic_boxes=usual.class_agnostic_boxes if agnostic is None else agnostic,
+    )
+
+
+def _rfcn_config(choice: DetectorChoice, classes: tuple[str, ...], preprocessing: Preprocessing) -> RFCNConfig:
+    usual = RFCNConfig(classes)
+    regions = _regions(choice, usual.regions)
+    if choice.hardest is not None:
+        regions = replace(regions, hardest=choice.hardest or None)
+    return replace(
+        usual,
+        backbone=backbone_config(choice),
+        preprocessing=preprocessing,
+        proposals=replace(usual.proposals, anchors=_anchors(choice, (64.0, 128.0, 256.0, 512.0), (1.0,))),
+        regions=regions,
+        quantizer=choice.quantizer,
+        hidden_channels=usual.hidden_channels if choice.hidden_channels is None else choice.hidden_channels,
+        hidden_kernel=usual.hidden_kernel if choice.hidden_kernel is None else choice.hidden_kernel,
+    )
+
+
 def _ssd_config(choice: DetectorChoice, classes: tuple[str, ...], preprocessing: Preprocessing) -> SSDConfig:
-    if choice.anchor_sides or choice.anchor_ratios:
-        raise InputError("SSD has default boxes of its own; anchor sides and ratios are for the other detectors")
     usual = SSDConfig(classes)
     return SSDConfig(
         classes,

@@ -77,6 +77,9 @@ class MaskedStep(nn.Module):
         with torch.no_grad():
             for name, zero in self._zero_weights().items():
                 self.detector.get_parameter(name).masked_fill_(zero, 0.0)
+        after_update = getattr(self._step[0], "after_update", None)
+        if after_update:
+            after_update(done)
         stage = self.gradual.stage_after(done) if self.gradual else None
         if self.gradual and stage:
             prune_in_place(self.detector, self.gradual.at_stage(stage))
