@@ -29,20 +29,20 @@ from tinydet.recipes.plan import MimicPlan, StudentVariant, TeacherVariant
 from tinydet.report.summary import PaperTable
 from tinydet.training.schedule import REPRODUCTION_SCHEDULE, RESNET_SCHEDULE
 
-_PAPER = "Wei et al. 2018, Quantization Mimic"
-_MIMIC = MimicConfig(weight=1.0, regions=128)
-_COST = "40,000 iterations a network: hours on a GPU; with --budget 0.02 minutes a network on two CPU cores"
+PAPER = "Wei et al. 2018, Quantization Mimic"
+MIMIC = MimicConfig(weight=1.0, regions=128)
+COST = "40,000 iterations a network: hours on a GPU; with --budget 0.02 minutes a network on two CPU cores"
 
 _TEACHER = TeacherVariant("teacher", "teacher, full precision", paper={"mAP": 0.729})
 _QUANTIZED_TEACHER = TeacherVariant("teacher_quantized", "teacher, quantized", "fine-tuned", {"mAP": 0.733})
 _AT_INFERENCE = TeacherVariant("teacher_q_at_inference", "teacher, Q at inference only", "inference")
 
 SCRATCH = StudentVariant("scratch", "student, scratch", paper={"mAP": 0.405})
-LI = StudentVariant("mimic", "student, Li et al. (mimic only)", _MIMIC, paper={"mAP": 0.446})
+LI = StudentVariant("mimic", "student, Li et al. (mimic only)", MIMIC, paper={"mAP": 0.446})
 QUANTIZATION_MIMIC = StudentVariant(
     "quantization_mimic",
     "student, Quantization Mimic",
-    _MIMIC,
+    MIMIC,
     teacher_quantized=True,
     student_quantized=True,
     paper={"mAP": 0.470},
@@ -51,31 +51,31 @@ QUANTIZATION_MIMIC = StudentVariant(
 _TABLE_7 = MimicPlan(
     name="quantization_mimic.table7",
     title="Quantization Mimic, Table 7: ResNet18 and ResNet18-1-16 with Faster R-CNN",
-    paper=PaperTable(_PAPER, "Table 7"),
+    paper=PaperTable(PAPER, "Table 7"),
     teacher=DetectorChoice(width=1),
     student=DetectorChoice(width=16),
     teachers=(_TEACHER, _QUANTIZED_TEACHER),
     students=(SCRATCH, QUANTIZATION_MIMIC),
     schedule=RESNET_SCHEDULE,
 )
-_TABLE_8 = replace(
+TABLE_8 = replace(
     _TABLE_7,
     name="quantization_mimic.table8",
     title="Quantization Mimic, Table 8: against mimic only",
-    paper=PaperTable(_PAPER, "Table 8"),
+    paper=PaperTable(PAPER, "Table 8"),
     students=(SCRATCH, LI, QUANTIZATION_MIMIC),
 )
 _TABLE_9 = replace(
     _TABLE_7,
     name="quantization_mimic.table9",
     title="Quantization Mimic, Table 9: the weight of the mimic loss",
-    paper=PaperTable(_PAPER, "Table 9"),
+    paper=PaperTable(PAPER, "Table 9"),
     students=tuple(
         replace(
             QUANTIZATION_MIMIC,
             name=f"lambda_{weight:g}",
             title=f"student, lambda {weight:g}",
-            mimic=replace(_MIMIC, weight=weight),
+            mimic=replace(MIMIC, weight=weight),
             paper={"mAP": number},
         )
         for weight, number in ((10.0, 0.441), (1.0, 0.470), (0.1, 0.430))
@@ -104,4 +104,4 @@ _TWO_STAGE = replace(
 )
 
 
-RECIPES = tuple(recipe_of(plan, _COST) for plan in (_TABLE_7, _TABLE_8, _TABLE_9, _TWO_STAGE))
+RECIPES = tuple(recipe_of(plan, COST) for plan in (_TABLE_7, TABLE_8, _TABLE_9, _TWO_STAGE))
