@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tinydet.report.summary import RunSummary
-from tinydet.report.tables import TextTable, asked_lines, block_table, class_table, results_table
+from tinydet.report.tables import TextTable, asked_lines, block_table, class_table, grid_table, results_table
 
 
 def summary_markdown(summary: RunSummary, heading_level: int = 2) -> str:
@@ -19,7 +19,7 @@ def summary_markdown(summary: RunSummary, heading_level: int = 2) -> str:
     if any(len(variant.seeds) > 1 for variant in summary.variants):
         spread += ", as mean ± sample standard deviation over the seeds"
     lines += ["", f"{spread}.", "", *_table(results_table(summary))]
-    for table in (class_table(summary), block_table(summary)):
+    for table in (*map(grid_table, summary.grids), class_table(summary), block_table(summary)):
         if table.rows and len(table.header) > 1:
             lines += ["", *_table(table)]
     if summary.notes:

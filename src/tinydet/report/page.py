@@ -16,7 +16,7 @@ from tinydet.report import charts, formats
 from tinydet.report.gallery import gallery_html
 from tinydet.report.pictures import Pictures, read_pictures
 from tinydet.report.summary import RunSummary, read_summary
-from tinydet.report.tables import TextTable, asked_lines, block_table, class_table, results_table
+from tinydet.report.tables import TextTable, asked_lines, block_table, class_table, grid_table, results_table
 
 PAGE_NAME = "report.html"
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -128,13 +128,14 @@ def _results(summary: RunSummary) -> str:
         hint += f". The paper's numbers are those of {summary.paper}, measured on its own data and machine"
     table = _table_html(results_table(summary), summary, main=summary.metric_names[0])
     notes = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
+    grids = "".join(f"<h3>{escape(grid.title)}</h3>{_plain_table(grid_table(grid))}" for grid in summary.grids)
     figures = charts.size_scatters(summary)
     dots = charts.accuracy_dots(summary)
     if dots:
         figures.insert(0, (f"{summary.metric_names[0]} of every seed", dots))
     key = "Dots are seeds; bars, and dots with whiskers, are means; hollow diamonds are the paper's numbers."
     return (
-        f'<p>{escape(lead)}</p>{table}<p class="hint">{escape(hint)}.</p>'
+        f'<p>{escape(lead)}</p>{table}<p class="hint">{escape(hint)}.</p>{grids}'
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
         + f'<div class="beside">{_figures(figures)}</div>'
         + (f'<p class="hint">{key}</p>' if figures else "")

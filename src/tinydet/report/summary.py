@@ -243,6 +243,20 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """A table laid out as a paper's: texts, the first column naming the rows."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.header):
+                raise ValueError(f"{self.title}: row {row[:1]} has {len(row)} cells, the header {len(self.header)}")
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """Attributes:
     recipe: its name, such as `quantization_mimic.table7`.
@@ -261,6 +275,7 @@ class RunSummary:
     notes: tuple[str, ...] = ()
     histograms: tuple[Histogram, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
+    grids: tuple[Grid, ...] = ()
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tinydet.report import formats
-from tinydet.report.summary import RunSummary, VariantSummary
+from tinydet.report.summary import Grid, RunSummary, VariantSummary
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ def _block_cells(variant: VariantSummary, blocks: tuple[str, ...]) -> list[str]:
         cells.append(formats.count(block.parameters if block else None))
         cells.append(formats.count(block.multiply_adds if block else None))
     return cells
+
+
+def grid_table(grid: Grid) -> TextTable:
+    """A table in a paper's own layout."""
+    return TextTable(grid.header, grid.rows)
 
 
 def asked_lines(summary: RunSummary) -> list[tuple[str, str]]:

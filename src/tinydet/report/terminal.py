@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tinydet.report.summary import RunSummary
-from tinydet.report.tables import TextTable, asked_lines, class_table, results_table
+from tinydet.report.tables import TextTable, asked_lines, class_table, grid_table, results_table
 
 _FILE_WIDTH = 160  # where there is no terminal whose width would matter
 _PRINTED = ("data", "split", "accuracy", "seeds", "budget", "time", "machine")
@@ -26,6 +26,9 @@ def print_summary(summary: RunSummary, console: Console | None = None) -> None:
         if name in _PRINTED:
             console.print(Text.assemble((f"{name}: ", "dim"), text))
     console.print(_rich_table(results_table(summary, seeds=False)))
+    for grid in summary.grids:
+        console.print(Text(grid.title, style="bold"))
+        console.print(_rich_table(grid_table(grid)))
     classes = class_table(summary)
     if 1 < len(classes.rows) <= 20:
         console.print(_rich_table(classes))
