@@ -20,6 +20,9 @@ def test_recipes_are_listed_with_the_papers_numbers(cli, tmp_path):
         47.0,
         43.0,
     ]
+    assert list(listed["kd_ssd.table1"]["numbers"].values()) == ["69.7; 9 ms", "67.5; 5 ms", "68.0; 5 ms"]
+    assert {"comparison.ssd", "comparison.faster_rcnn"} <= set(listed)
+    assert all(recipe["cost"] for recipe in listed.values())
     assert "table7" in ran.out
 
 
@@ -40,6 +43,8 @@ def test_recipes_are_listed_with_the_papers_numbers(cli, tmp_path):
         (("--quantizer-stride", "0"), "quantizer stride 0"),
         (("--latency-images", "-1"), "latency images -1"),
         (("--backbone", "alexnet"), "backbone 'alexnet': expected one of resnet18"),
+        (("--default-boxes", "2000"), "default boxes 2000: expected one of 1917, 3000"),
+        (("--frozen-blocks", "3"), "frozen blocks 3: random weights are not worth keeping"),
         (("--device", "gpu"), "device 'gpu': expected one of auto, cpu, cuda"),
         (("--anchor-sides", "a"), "anchor sides 'a': expected numbers"),
         (("--teacher", "nowhere"), "nowhere: no such checkpoint"),

@@ -89,6 +89,9 @@ def run(
     ] = None,
     anchor_sides: Annotated[str | None, typer.Option(metavar="A,B,...", help="In pixels of the resized image.")] = None,
     anchor_ratios: Annotated[str | None, typer.Option(metavar="A,B,...", help="Height divided by width.")] = None,
+    default_boxes: Annotated[
+        int | None, typer.Option(metavar="N", help="SSD's default boxes at 300x300: 1917, some of them small, or 3000.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(metavar="N")] = None,
     learning_rate: Annotated[float | None, typer.Option(metavar="X")] = None,
     teacher: Annotated[
@@ -137,7 +140,7 @@ def run(
     """
     from typing import get_args
 
-    from tinydet.cli.training_stage import numbers, one_of
+    from tinydet.cli.option_values import numbers, one_of
     from tinydet.detectors.choice import BackboneKind
     from tinydet.files import write_json
     from tinydet.recipes import RecipeOptions, find_recipe
@@ -158,6 +161,7 @@ def run(
         shorter_side=shorter_side,
         anchor_sides=numbers("anchor sides", anchor_sides),
         anchor_ratios=numbers("anchor ratios", anchor_ratios),
+        default_boxes=None if default_boxes is None else one_of("default boxes", default_boxes, 1917, 3000),
         batch_size=batch_size,
         learning_rate=learning_rate,
         teacher=teacher,

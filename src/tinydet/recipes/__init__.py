@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from tinydet.errors import InputError
-from tinydet.recipes import digits, quantization_mimic, quantization_mimic_rfcn
+from tinydet.recipes import (
+    comparison,
+    compressed_detection,
+    digits,
+    kd_ssd,
+    quantization_mimic,
+    quantization_mimic_rfcn,
+)
 from tinydet.recipes.recipe import Recipe, RecipeOptions
 
-RECIPES: tuple[Recipe, ...] = (digits.RECIPE, *quantization_mimic_rfcn.RECIPES, *quantization_mimic.RECIPES)
+RECIPES: tuple[Recipe, ...] = (
+    digits.RECIPE,
+    *quantization_mimic_rfcn.RECIPES,
+    *quantization_mimic.RECIPES,
+    *compressed_detection.RECIPES,
+    *kd_ssd.RECIPES,
+    *comparison.RECIPES,
+)
 
 __all__ = ["RECIPES", "Recipe", "RecipeOptions", "find_recipe"]
 

@@ -97,6 +97,7 @@ class MimicChain:
             shorter_side=options.shorter_side or choice.shorter_side,
             anchor_sides=options.anchor_sides or choice.anchor_sides,
             anchor_ratios=options.anchor_ratios or choice.anchor_ratios,
+            default_boxes=options.default_boxes or choice.default_boxes,
             normalization="frozen" if weights else choice.normalization,
             frozen_blocks=options.frozen_blocks if weights else 0,
         )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tinydet.detectors.choice import BackboneKind
 from tinydet.errors import InputError
@@ -25,6 +26,7 @@ class RecipeOptions:
         teacher_width, student_width: n of the `-1-n` networks.
         shorter_side: of the resized images, in pixels.
         anchor_sides, anchor_ratios: in pixels of the resized image; height divided by width.
+        default_boxes: SSD's, as counted at 300x300.
         teacher: checkpoint of a teacher that is already trained.
         teacher_weights, student_weights: backbone weights to start from, such as ImageNet's or those of `pretrain`.
         frozen_blocks: of mobilenet_v1, in the networks that start from such weights: these blocks keep them.
@@ -47,6 +49,7 @@ class RecipeOptions:
     shorter_side: int | None = None
     anchor_sides: tuple[float, ...] | None = None
     anchor_ratios: tuple[float, ...] | None = None
+    default_boxes: Literal[1917, 3000] | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     teacher: Path | None = None
