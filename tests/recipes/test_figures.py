@@ -11,6 +11,7 @@ from tinydet.recipes.figures import latencies_ms
 def clock(monkeypatch):
     """Detectors that take as many seconds as their files' names say, on a clock that only they move."""
     now, calls = [0.0], []
+    monkeypatch.setattr(figures, "_LONGEST_SECONDS", 30.0)
 
     class Timed:
         def __init__(self, file, engine, threads):
@@ -49,3 +50,17 @@ def test_slow_files_end_the_timing_early_with_as_many_times_each(clock):
 
 def test_one_turn_is_taken_however_slow(clock):
     assert latencies_ms([Path("1000")], pictures(1)) == pytest.approx([1e6])
+
+
+def test_an_interruption_counts_in_no_file(clock, monkeypatch):
+    """Half of one file's times are a second too long."""
+    stalled = figures.Detector
+
+    class Interrupted(stalled):
+        def __call__(self, picture):
+            super().__call__(picture)
+            if self.file.name == "0.5" and clock.count(("0.5", picture.width)) % 2:
+                super().__call__(Image.new("RGB", (2, 4)))
+
+    monkeypatch.setattr(figures, "Detector", Interrupted)
+    assert latencies_ms([Path("0.25"), Path("0.5")], pictures(1, 3, 5)) == pytest.approx([750, 1500])
