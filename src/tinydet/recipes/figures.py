@@ -18,7 +18,8 @@ from tinydet.runtime import Detector
 from tinydet.training.checkpoint import load_checkpoint
 
 _PROOF_IMAGES = 4
-_ROUNDS = 5  # of timing, over all pictures
+_ROUNDS = 20  # of timing, over all pictures
+_ENOUGH_SECONDS = 3.0  # of timing, for each network, once every picture was shown
 _LONGEST_SECONDS = 30.0  # of timing, for each network
 
 
@@ -67,16 +68,17 @@ def latencies_ms(packed: Sequence[Path], pictures: Sequence[Image]) -> list[floa
     """Milliseconds of each packed file, from an image's pixels to boxes, on one thread.
 
     The files take turns, in another order at every picture, so that whatever else the machine does falls on all alike
-    and two files of one network get one time. Each picture is shown in several rounds, or in as many as the time
-    allows, and its quickest one counts, since being interrupted only adds; then the median over the pictures.
+    and two files of one network get one time. Each picture is shown in as many rounds as the time allows, and its
+    quickest one counts, since being interrupted only adds; then the median over the pictures.
     """
     detectors = [Detector(file, engine="onnxruntime", threads=1) for file in packed]
     for detector in detectors:
         detector(pictures[0])
     quickest: list[dict[int, float]] = [{} for _ in detectors]  # seconds, by picture
-    until = time.monotonic() + _LONGEST_SECONDS * len(detectors)
+    began = time.monotonic()
     for turn in range(_ROUNDS * len(pictures)):
-        if turn and time.monotonic() > until:
+        allowed = _LONGEST_SECONDS if turn < len(pictures) else _ENOUGH_SECONDS
+        if turn and time.monotonic() - began > allowed * len(detectors):
             break
         shown = turn % len(pictures)
         for place in range(len(detectors)):
