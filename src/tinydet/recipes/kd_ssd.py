@@ -66,11 +66,12 @@ QUANTIZATION_MIMIC = StudentVariant(
 
 CHOSEN_NOTE = (
     "The paper names no alpha, beta and T of its Eq. 1, no schedule and no width of its teacher: here 0.5, 0.5 and 2 "
-    "(without a factor T^2, as in the equation), SSD's own schedule, and the teacher named above."
+    "(without a factor T^2, as in the equation), SSD's own schedule, and a teacher whose channels are divided by 0.75 "
+    "where --teacher-width says nothing else."
 )
 TIMES_NOTE = (
-    "The paper's milliseconds are a Titan Xp's. Ours are one thread of the machine named above, from an image's pixels "
-    "to its boxes, of packed files that took turns: compare rows, not papers."
+    "The paper's milliseconds are a Titan Xp's. Ours are one thread of this run's machine, from an image's pixels to its "
+    "boxes, of packed files that took turns: compare rows, not papers."
 )
 MIMIC_NOTE = "The mimic loss is divided by a region's entries; its regions are the teacher's most confident boxes."
 
