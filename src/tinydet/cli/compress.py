@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from tinydet.cli import app
+from tinydet.cli.compression_tables import compared, print_table, show_pruned
 from tinydet.cli.training_options import (
     TRAINING,
     BatchSize,
@@ -25,9 +25,6 @@ from tinydet.cli.training_options import (
     TrainSplit,
 )
 from tinydet.errors import InputError
-
-if TYPE_CHECKING:
-    from tinydet.compression import DetectorSize
 
 Model = Annotated[
     Path, typer.Argument(metavar="CHECKPOINT", help="The trained detector: a checkpoint's folder or a run's.")
@@ -98,12 +95,12 @@ def prune(
 
     `tinydet prune runs/vgg4 --out runs/vgg32 --method lasso --to-width 32 --data VOCdevkit`
     """
+    from tinydet.cli.compressible import open_compressible, refuse_shared
     from tinydet.cli.training_stage import checked, one_of
     from tinydet.prune.fine_tuning import GradualConfig
     from tinydet.prune.masks import PruneConfig
     from tinydet.prune.masks import prune as prune_masks
     from tinydet.prune.remove import remove_channels
-    from tinydet.training.checkpoint import load_checkpoint
 
     one_of("method", method, "l1", "ln", "random", "taylor", "lasso")
     one_of("scope", scope, "global", "local")
@@ -116,7 +113,9 @@ def prune(
         raise InputError(f"--to-width goes with --method lasso, not {method}")
     if gradual > 1 and (remove or method in ("taylor", "lasso") or not iterations):
         raise InputError("--gradual goes with masks and with fine-tuning (--iterations), not with channels taken out")
-    detector, info = load_checkpoint(model)
+    detector, info = open_compressible(model)
+    if method in ("taylor", "lasso") or gradual > 1:
+        refuse_shared(model, info)
     if method == "taylor":
         smaller, report, config = _by_taylor(job, detector, blocks, sparsity, rounds, batches, scope)
     elif method == "lasso":
@@ -129,7 +128,7 @@ def prune(
         else:
             smaller, report = remove_channels(detector, config) if remove else prune_masks(detector, config)
     fine_tuned = job.finish(smaller, "prune", config, info, config if gradual > 1 else None)
-    _show_pruned(fine_tuned, report)
+    show_pruned(fine_tuned, report)
     job.show(detector, fine_tuned, json_file)
 
 
@@ -160,23 +159,23 @@ def share(
 
     `tinydet share runs/sparse --out runs/shared --bits 3 --data BCCD --iterations 500`
     """
+    from tinydet.cli.compressible import open_compressible
     from tinydet.cli.training_stage import checked
     from tinydet.sharing import ShareConfig
     from tinydet.sharing import share as share_weights
-    from tinydet.training.checkpoint import load_checkpoint
 
     job = _Job(
         _Places(model, out, data, train_split, test_split),
         _Settings(iterations, learning_rate, batch_size, clip_norm, flip, protocol, seed, device),
     )
     config = checked(lambda: ShareConfig(bits, _blocks(block)))
-    detector, info = load_checkpoint(model)
+    detector, info = open_compressible(model)
     shared, report = share_weights(detector, config)
     fine_tuned = job.finish(shared, "share", config, info)
     rows = [
         (row.layer, f"{row.weights:,}", f"{row.zeros:,}", str(row.values), f"{row.error:.4f}") for row in report.layers
     ]
-    _print_table(("layer", "weights", "zeros", "values", "relative change"), rows)
+    print_table(("layer", "weights", "zeros", "values", "relative change"), rows)
     job.show(detector, fine_tuned, json_file)
 
 
@@ -261,6 +260,7 @@ class _Job:
 
     def finish(self, smaller: Any, name: str, config: Any, info: Any, gradual: Any = None) -> Any:
         """Fine-tune where asked for, write the checkpoint, and give its detector."""
+        from tinydet.cli.compressible import was_shared
         from tinydet.compression import compressed_run
         from tinydet.prune.fine_tuning import MaskedStep
         from tinydet.sharing import SharedStep
@@ -274,9 +274,10 @@ class _Job:
             )
         run = compressed_run(info.extra, name, config, info.metrics, parent=str(self.model))
         if self.iterations:
-            step = DetectionStep(smaller)
-            wrapped = SharedStep(step) if name == "share" else MaskedStep(step, gradual)
-            result = self.train(wrapped, self.iterations, self.out, run, validated=True)
+            step: Any = DetectionStep(smaller)
+            if name == "share" or was_shared(info.extra):
+                step = SharedStep(step)
+            result = self.train(MaskedStep(step, gradual), self.iterations, self.out, run, validated=True)
             self.metrics = result.metrics
             return load_checkpoint(result.checkpoint)[0]
         if self.selection is not None:
@@ -294,7 +295,7 @@ class _Job:
 
         sizes = measure_size(before), measure_size(after)
         layers = layer_sparsities(after)
-        _print_table(("", "before", "after", ""), _compared(*sizes))
+        print_table(("", "before", "after", ""), compared(*sizes))
         shown = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items() if isinstance(value, float))
         typer.echo(f"{self.out}: {sparsity_of(layers):.2%} of all weights are zero{'; ' + shown if shown else ''}")
         if json_file is not None:
@@ -368,45 +369,3 @@ def _blocks(text: str) -> Any:
     if unknown := [name for name in names if name not in ("backbone", "proposals", "heads")]:
         raise InputError(f"--block {unknown[0]!r}: expected backbone, proposals, heads (with commas between), or all")
     return names
-
-
-def _show_pruned(detector: Any, report: Any) -> None:
-    from tinydet.prune.layers import layer_sparsities
-    from tinydet.prune.remove import RemovalReport
-
-    if isinstance(report, RemovalReport):
-        rows = [(row.group, row.block, f"{row.before:,}", f"{row.after:,}") for row in report.groups]
-        _print_table(("channels made by", "block", "before", "after"), rows)
-        return
-    _print_table(
-        ("layer", "block", "weights", "zeros", "sparsity", "zero channels"),
-        [
-            (row.layer, row.block, f"{row.weights:,}", f"{row.zeros:,}", f"{row.sparsity:.2%}", str(row.zero_channels))
-            for row in layer_sparsities(detector)
-        ],
-    )
-
-
-def _compared(before: DetectorSize, after: DetectorSize) -> list[tuple[str, ...]]:
-    size = f"{after.input_hw[1]}x{after.input_hw[0]}"
-    pairs = (
-        ("parameters", before.parameters, after.parameters),
-        ("of them not zero", before.nonzero_weights, after.nonzero_weights),
-        (f"multiply-adds at {size}", before.multiply_adds, after.multiply_adds),
-        ("packed bytes of the weights", before.packed_bytes, after.packed_bytes),
-    )
-    return [(name, f"{old:,}", f"{new:,}", f"{new / max(old, 1):.3f}") for name, old, new in pairs]
-
-
-def _print_table(titles: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in titles:
-        is_text = title in ("", "layer", "block", "channels made by")
-        table.add_column(title, justify="left" if is_text else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)

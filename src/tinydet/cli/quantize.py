@@ -69,10 +69,12 @@ def quantize(
 
     `tinydet quantize runs/student --data ~/photos -o student_int8.tinydet --aware 500 --json figures.json`
     """
+    from tinydet.cli.compressible import open_compressible, was_shared
     from tinydet.cli.training_stage import checked, one_of, open_splits, training_schedule
     from tinydet.datasets import usable_samples
     from tinydet.int8 import QuantizeConfig, quantize_detector
-    from tinydet.training.checkpoint import load_checkpoint
+    from tinydet.int8.aware import aware_step
+    from tinydet.training.steps import DetectionStep
 
     config = checked(
         lambda: QuantizeConfig(
@@ -83,7 +85,7 @@ def quantize(
         )
     )
     rule = one_of("protocol", protocol, "voc", "voc07", "coco")
-    detector, info = load_checkpoint(model)
+    detector, info = open_compressible(model)
     selection = open_splits(data, train_split, test_split)
     if selection.dataset.classes != tuple(detector.config.classes):
         raise InputError(
@@ -97,7 +99,8 @@ def quantize(
         folder = out.with_name(f"{out.stem}_aware")
         augment = _augmentation_of(detector, info)
         schedule = training_schedule(aware, learning_rate, "0.75", 0, batch_size, 10.0, 0.0, "32")
-        detector = _fine_tuned(detector, train, folder, schedule, augment, seed, device, config.weight_bits)
+        step = aware_step(DetectionStep(detector), config.weight_bits, shared=was_shared(info.extra))
+        detector = _fine_tuned(step, train, folder, schedule, augment, seed, device)
         history.append({"step": "quantization-aware fine-tuning", "iterations": aware, "learning_rate": learning_rate})
     every = max(1, len(train) // calibration_images)
     report = quantize_detector(
@@ -127,26 +130,16 @@ def _float_accuracy(detector: Any, test: Sequence[Sample], protocol: Any) -> flo
 
 
 def _fine_tuned(
-    detector: Any,
-    train: Sequence[Sample],
-    folder: Path,
-    schedule: Any,
-    augment: Any,
-    seed: int,
-    device: str,
-    weight_bits: Any,
+    step: Any, train: Sequence[Sample], folder: Path, schedule: Any, augment: Any, seed: int, device: str
 ) -> Any:
     from tinydet.cli.training_stage import one_of
     from tinydet.data.loader import make_loader
-    from tinydet.int8.aware import aware_step
     from tinydet.training.loop import train as train_loop
-    from tinydet.training.steps import DetectionStep
 
-    loader = make_loader(train, detector.config.preprocessing, schedule.batch_size, augment, seed)
-    step = aware_step(DetectionStep(detector), weight_bits)
+    loader = make_loader(train, step.detector.config.preprocessing, schedule.batch_size, augment, seed)
     chosen = one_of("device", device, "auto", "cpu", "cuda")
     train_loop(step, loader, schedule, folder, device=chosen, title="fine-tuning for int8")
-    return detector.cpu()
+    return step.detector.cpu()
 
 
 def _augmentation_of(detector: Any, info: Any) -> Any:

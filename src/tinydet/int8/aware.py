@@ -23,6 +23,7 @@ from tinydet.data.batch import Batch
 from tinydet.int8.layers import WeightBits
 from tinydet.prune.fine_tuning import MaskedStep
 from tinydet.prune.layers import WeightedLayer, weighted_layers
+from tinydet.sharing import SharedStep
 from tinydet.training.steps import describe_step
 from tinydet.training.validation import evaluating
 
@@ -140,9 +141,17 @@ class _Ranges(nn.Module):
         self.register_buffer("values", torch.full((layers, 2, 2), torch.nan))
 
 
-def aware_step(step: Any, weight_bits: WeightBits = 7, kept_in_float: tuple[str, ...] = ()) -> nn.Module:
-    """A quantization-aware step that also keeps the zeros of a pruned detector, where it has any."""
-    aware = QuantizationAwareStep(step, weight_bits, kept_in_float)
+def aware_step(
+    step: Any, weight_bits: WeightBits = 7, kept_in_float: tuple[str, ...] = (), shared: bool = False
+) -> nn.Module:
+    """A quantization-aware step that also keeps the zeros of a pruned detector, where it has any.
+
+    Args:
+        shared: the layers have few values each (`tinydet.sharing`), which are trained instead of single weights.
+    """
+    aware: nn.Module = QuantizationAwareStep(step, weight_bits, kept_in_float)
+    if shared:
+        aware = SharedStep(aware)
     pruned = any((layer.weight == 0).any() for layer in layers_of(step.detector).values())
     return MaskedStep(aware) if pruned else aware
 

@@ -13,6 +13,7 @@ from tinydet.report.summary import RunSummary
 from tinydet.report.tables import TextTable, asked_lines, class_table, grid_table, results_table
 
 _FILE_WIDTH = 160  # where there is no terminal whose width would matter
+_MOST_COLUMNS = 13  # of variants side by side; the page has the rest
 _PRINTED = ("data", "split", "accuracy", "seeds", "budget", "time", "machine")
 
 
@@ -30,7 +31,7 @@ def print_summary(summary: RunSummary, console: Console | None = None) -> None:
         console.print(Text(grid.title, style="bold"))
         console.print(_rich_table(grid_table(grid)))
     classes = class_table(summary)
-    if 1 < len(classes.rows) <= 20:
+    if 1 < len(classes.rows) <= 20 and len(classes.header) <= _MOST_COLUMNS:
         console.print(_rich_table(classes))
     for note in summary.notes:
         console.print(Text(f"* {note}", style="dim"))
