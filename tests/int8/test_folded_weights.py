@@ -27,7 +27,7 @@ def stem() -> tuple[onnx.ModelProto, np.ndarray]:
     image = graph.name("image")
     preprocessing = Preprocessing()
     model = export_module(trunk, torch.rand(1, 3, 64, 96), (2, 3))
-    (out,) = include_trunk(graph, pixels_of(graph, image), preprocessing, model)
+    (out,) = include_trunk(graph, pixels_of(graph, image, preprocessing), preprocessing, model)
     graph.op("Identity", out, named="out")
     whole = graph.model(
         [value("image", TensorProto.UINT8, [1, "height", "width", 3])],

@@ -12,6 +12,7 @@ from tinydet.preprocessing import Preprocessing
 from tinydet.runtime import Detector, ModelDescription, read_model
 from tinydet.runtime import detector as detector_module
 from tinydet.runtime.decoding import decode
+from tinydet.runtime.engines import OnnxRuntimeEngine, OpenVinoEngine
 from tinydet.runtime.resizing import prepare, prepare_exactly
 
 onnx = pytest.importorskip("onnx")
@@ -181,3 +182,23 @@ def test_auto_measures_once_and_remembers(monkeypatch, tmp_path):
     assert list(remembered.values()) == [first.engine]
     monkeypatch.setattr(choice, "_fastest", lambda *_: pytest.fail("measured again"))
     assert Detector(model_bytes(), threads=1).engine == first.engine
+
+
+def test_openvino_gives_frequent_sizes_a_graph_of_their_own():
+    pytest.importorskip("openvino")
+    engine = OpenVinoEngine(model_bytes(), 1, often=2)
+    random = np.random.default_rng(0)
+    sizes = [(20, 30), (20, 30), (40, 20), (20, 30), (20, 30)]
+    images = [random.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    own = []
+    for image in images:
+        boxes, scores, _ = engine(image)
+        expected_boxes, expected_scores, _ = OnnxRuntimeEngine(model_bytes(), 1)(image)
+        np.testing.assert_allclose(boxes, expected_boxes, rtol=1e-5)
+        np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
+        own.append(engine.own_sizes)
+    assert own == [(), (), (), ((20, 30, 3),), ((20, 30, 3),)]
+    for side in range(20, 40):
+        for _ in range(3):
+            engine(white(side, side))
+    assert len(engine.own_sizes) == 8

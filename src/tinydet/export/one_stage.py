@@ -37,7 +37,7 @@ def add_ssd(graph: GraphBuilder, image: str, detector: SSD) -> None:
     divisor = config.preprocessing.size_divisor
     padded_hw = tuple(-(-side // divisor) * divisor for side in config.preprocessing.fixed_size_hw)
     example = torch.rand(1, config.preprocessing.channel_count, *padded_hw)
-    pixels = pixels_of(graph, image)
+    pixels = pixels_of(graph, image, config.preprocessing)
     logits, deltas = include_trunk(graph, pixels, config.preprocessing, export_module(_Network(detector), example, ()))
     anchors = detector.anchors_xyxy.cpu()
     sizes = anchors[:, 2:] - anchors[:, :2]

@@ -21,22 +21,30 @@ PIXELS = "pixels"
 _MOST_FOLDED_CHANNELS = 4
 
 
-def pixels_of(graph: GraphBuilder, image: str) -> str:
-    """`[1, H, W, C]` uint8 to `[1, C, H, W]` float32 in 0..255; all that follows sees the image through this value.
+def pixels_of(graph: GraphBuilder, image: str, preprocessing: Preprocessing) -> str:
+    """`[1, H, W, C]` uint8 to `[1, C, H, W]` float32 less the mean; all that follows sees the image through this value.
+
+    The mean goes while a pixel's channels still lie side by side: an image that is to be enlarged is then still small,
+    and OpenVINO, whose convolutions take that order, drops the transposition. A row is one axis of W * C values,
+    because engines are slow where the innermost axis has three.
 
     A runtime may put a Resize here, see `tinydet.runtime.resizing`.
     """
-    return graph.op("Transpose", graph.op("Cast", image, to=FLOAT), perm=[0, 3, 1, 2], named=PIXELS)
+    width = graph.op("Shape", image, start=2, end=3)
+    mean = graph.op("Tile", graph.constant(np.array(preprocessing.mean, np.float32)), width)
+    rows = graph.op("Reshape", graph.op("Cast", image, to=FLOAT), graph.constant([0, 0, -1]))
+    shape = graph.constant([0, 0, -1, preprocessing.channel_count])
+    centred = graph.op("Reshape", graph.op("Sub", rows, mean), shape)
+    return graph.op("Transpose", centred, perm=[0, 3, 1, 2], named=PIXELS)
 
 
 def include_trunk(graph: GraphBuilder, pixels: str, preprocessing: Preprocessing, trunk: onnx.ModelProto) -> list[str]:
-    """Everything from `[1, C, H, W]` pixels to the outputs of a trunk that takes a normalised image.
+    """Everything from `pixels_of` an image to the outputs of a trunk that takes a normalised image.
 
-    The mean is subtracted here, because the first convolution must be padded with zeros; the deviation is divided out
-    of that convolution's weights, which saves a pass over the image.
+    The mean is subtracted already, because the first convolution must be padded with zeros; the deviation is divided
+    out of that convolution's weights, which saves a pass over the image.
     """
-    x = graph.op("Sub", pixels, graph.constant(_by_channel(preprocessing.mean)))
-    x = _padded(graph, x, preprocessing.size_divisor)
+    x = _padded(graph, pixels, preprocessing.size_divisor)
     source = trunk.graph.input[0].name
     convolution = _only_consumer(trunk, source, "Conv")
     if convolution is None:

@@ -59,7 +59,7 @@ def add_two_stage(graph: GraphBuilder, image: str, detector: TwoStageDetector) -
     if fixed is not None:
         divisor = config.preprocessing.size_divisor
         example = torch.rand(*example.shape[:2], *(-(-side // divisor) * divisor for side in fixed))
-    pixels = pixels_of(graph, image)
+    pixels = pixels_of(graph, image, config.preprocessing)
     trunk = export_module(_Trunk(detector), example, () if fixed else (2, 3))
     outputs = include_trunk(graph, pixels, config.preprocessing, trunk)
     levels = len(detector.feature_strides)

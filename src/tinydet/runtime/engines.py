@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from tinydet.runtime.resizing import SIZE
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 OUTPUTS = ("boxes", "scores", "labels")
+_MOST_OWN_SIZES = 8  # graphs that OpenVINO compiles for one size each, a third of a second and some megabytes apiece
 
 
 class Engine(Protocol):
@@ -67,35 +69,70 @@ class OnnxRuntimeEngine:
 
 
 class OpenVinoEngine:
-    """OpenVINO on the CPU, in the precision of the file: its default would be bfloat16 where the processor has it."""
+    """OpenVINO on the CPU, in the precision of the file: its default would be bfloat16 where the processor has it.
+
+    A graph for images of any size is a quarter slower than one for a single size, whose buffers and order of axes are
+    settled when it is compiled. So a size that comes often gets a graph of its own; images of a video all have one.
+
+    Args:
+        often: images of one size until that is done.
+    """
 
     name = "openvino"
 
-    def __init__(self, model: bytes, threads: int | None = None) -> None:
+    def __init__(self, model: bytes, threads: int | None = None, often: int = 16) -> None:
         try:
             import openvino
         except ImportError as error:
             raise MissingExtraError("the OpenVINO engine", "openvino") from error
-        core = openvino.Core()
-        options = {
+        self._core = openvino.Core()
+        self._options = {
             "INFERENCE_NUM_THREADS": threads or _cores(),
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
         }
         try:
-            compiled = core.compile_model(core.read_model(model), "CPU", options)
+            self._model = self._core.read_model(model)
+            self._any_size = self._compiled(self._model)
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot load the model: {error}") from error
-        self._outputs = [compiled.output(name) for name in OUTPUTS]
-        self._request = compiled.create_infer_request()
+        self._takes_any_size = self._model.input("image").partial_shape.is_dynamic
+        self._often = often
+        self._seen: Counter[tuple[int, ...]] = Counter()
+        self._own: dict[tuple[int, ...], Any] = {}
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Arrays:
+        request = self._request_for(pixels.shape)
         try:
-            found = self._request.infer({"image": pixels[None]}, share_inputs=True)
+            found = request.infer({"image": pixels[None]}, share_inputs=True)
         except RuntimeError as error:
             raise TinydetError(f"OpenVINO failed on an image of {pixels.shape}: {error}") from error
-        boxes, scores, labels = (np.array(found[output]) for output in self._outputs)
+        boxes, scores, labels = (np.array(found[name]) for name in OUTPUTS)
         return boxes.reshape(-1, 4), scores, labels
+
+    @property
+    def own_sizes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of images that have a graph of their own."""
+        return tuple(self._own)
+
+    def settle(self, shape: tuple[int, ...]) -> None:
+        """Compile a graph for images of this shape, `(H, W, C)`, as many images of it would."""
+        if shape not in self._own and self._takes_any_size:
+            model = self._model.clone()
+            model.reshape({"image": [1, *shape]})
+            self._own[shape] = self._compiled(model)
+
+    def _request_for(self, shape: tuple[int, ...]) -> Any:
+        """The infer request that suits images of this shape best."""
+        own = self._own.get(shape)
+        if own is None and self._takes_any_size and len(self._own) < _MOST_OWN_SIZES:
+            self._seen[shape] += 1
+            if self._seen[shape] > self._often:
+                self.settle(shape)
+        return self._own.get(shape, self._any_size)
+
+    def _compiled(self, model: Any) -> Any:
+        return self._core.compile_model(model, "CPU", self._options).create_infer_request()
 
 
 def _cores() -> int:
