@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from tinydet.errors import InputError
 
@@ -203,7 +203,9 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: its pixels are floating-point numbers.
     """
-    upright = ImageOps.exif_transpose(image)
+    image.load()
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image  # which would copy: as long as decoding a small JPEG
     if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip to white
         upright = Image.fromarray((np.clip(np.asarray(upright), 0, 0xFFFF) >> 8).astype(np.uint8))
     elif upright.mode == "F":
