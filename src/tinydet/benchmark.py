@@ -83,8 +83,8 @@ class ModelFigures:
             "detector": about.detector,
             "file_bytes": self.file_bytes,
             "parameters": about.parameters,
-            "multiply_adds": about.multiply_adds,
-            "multiply_adds_input_hw": list(about.input_hw),
+            "multiply_adds": about.multiply_adds or None,  # a file may come from elsewhere and not say
+            "multiply_adds_input_hw": list(about.input_hw) if about.multiply_adds else None,
             "times_ms": {
                 str(threads): {stage: asdict(times) for stage, times in stages.items()}
                 for threads, stages in self.times.items()

@@ -15,6 +15,8 @@ from tinydet.errors import InputError
 if TYPE_CHECKING:
     from tinydet.benchmark import ModelFigures
 
+_PICTURES = (".png", ".svg", ".pdf")
+
 
 @app.command()
 def benchmark(
@@ -55,6 +57,8 @@ def benchmark(
 
     if plot is not None and data is None:
         raise InputError("--plot shows accuracy, so it needs --data")
+    if plot is not None and plot.suffix.lower() not in _PICTURES:
+        raise InputError(f"--plot {plot}: expected a name that ends in {', '.join(_PICTURES)}")
     config = BenchmarkConfig(rounds, _numbers(threads), engine, unlike)
     console = Console(stderr=True)
     samples, classes = _samples(data, split)
@@ -142,7 +146,7 @@ def _show(figures: list[ModelFigures]) -> None:
     rows: list[tuple[str, list[str]]] = [
         ("bytes on disk", [f"{one.file_bytes:,}" for one in figures]),
         ("parameters", [f"{one.description.parameters:,}" for one in figures]),
-        ("multiply-adds", [f"{one.description.multiply_adds / 1e6:,.0f} M" for one in figures]),
+        ("multiply-adds", [_millions(one.description.multiply_adds) for one in figures]),
     ]
     for threads in figures[0].times:
         for stage in STAGES:
@@ -158,6 +162,11 @@ def _show(figures: list[ModelFigures]) -> None:
     for name, cells_of_row in rows:
         table.add_row(name, *cells_of_row)
     Console().print(table)
+
+
+def _millions(multiply_adds: int) -> str:
+    """A file may come from elsewhere and not say."""
+    return f"{multiply_adds / 1e6:,.{0 if multiply_adds >= 1e7 else 2}f} M" if multiply_adds else "-"
 
 
 def _plot(figures: list[ModelFigures], path: Path) -> None:
@@ -186,9 +195,6 @@ def _plot(figures: list[ModelFigures], path: Path) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.margins(0.15)
-    kind = path.suffix.lstrip(".").lower() or "png"
-    if kind not in ("png", "svg", "pdf"):
-        raise InputError(f"--plot {path}: expected a name that ends in .png, .svg or .pdf")
     with replacing(path) as temporary:
-        picture.savefig(temporary, dpi=150, format=kind)
+        picture.savefig(temporary, dpi=150, format=path.suffix[1:].lower())
     pyplot.close(picture)

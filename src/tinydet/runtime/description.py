@@ -27,7 +27,8 @@ class ModelDescription:
         score_threshold, nms_iou, most: how the graph itself chooses its detections.
         parameters: numbers that were learned.
         opset: of ONNX.
-        multiply_adds: of one image of `input_hw`, with `regions` regions of interest where the detector has any.
+        multiply_adds: of one image of `input_hw`, with `regions` regions of interest where the detector has any; 0:
+            nobody counted them.
         config: the detector's whole configuration as plain values.
         metrics: what was measured of these weights.
         run: how they were trained.
