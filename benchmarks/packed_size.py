@@ -2,9 +2,11 @@
 
     python benchmarks/packed_size.py WEIGHTS... [--json FILE]
 
-WEIGHTS are .safetensors or .npz files. The general compressors are run over the .safetensors form of the same tensors
-(an .npz is often compressed already), as `zip -9`, `xz -9` (and `-9e`) and `zstd -19`; one that is not installed is
-left out. Every packed file is unpacked again and compared bit for bit. Times are the median of several runs.
+WEIGHTS are .safetensors or .npz files, or the folders of checkpoints or runs. The general compressors are run over the
+.safetensors form of the same tensors (an .npz is often compressed already), as `zip -9`, `xz -9` (and `-9e`) and
+`zstd -19`; one that is not installed is left out. Every packed file is unpacked again and compared bit for bit. Of a
+checkpoint the whole detector's file is measured too, as `tinydet export` writes it, graph and description included.
+Times are the median of several runs.
 """
 
 from __future__ import annotations
@@ -42,7 +44,23 @@ def median_ms(action: Callable[[], Any], rounds: int) -> float:
     return statistics.median(times)
 
 
-def measure(path: Path) -> dict[str, Any]:
+def detector_bytes(checkpoint: Path) -> int:
+    """Bytes of the file that `tinydet export` writes."""
+    from tinydet.export import export_detector
+    from tinydet.training.checkpoint import load_checkpoint
+
+    detector, info = load_checkpoint(checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "detector.tinydet"
+        return export_detector(detector, file, "packed", metrics=info.metrics, run=info.extra).file_bytes
+
+
+def measure(given: Path) -> dict[str, Any]:
+    path, whole = given, {}
+    if given.is_dir():
+        from tinydet.training.checkpoint import checkpoint_in
+
+        path, whole = checkpoint_in(given) / "model.safetensors", {"detector_file_bytes": detector_bytes(given)}
     tensors = read_archive(path)
     content = pack(PackedFile(tensors=tensors))
     again = read_packed(content).tensors
@@ -59,12 +77,13 @@ def measure(path: Path) -> dict[str, Any]:
         }
         plain_bytes = plain.stat().st_size
     return {
-        "file": path.name,
+        "file": str(given),
         "values": sum(array.size for array in tensors.values()),
         "file_bytes": path.stat().st_size,
         "safetensors_bytes": plain_bytes,
         **{f"{name} bytes": size for name, size in sizes.items()},
         "packed_bytes": len(content),
+        **whole,
         "kind_bytes": {kind: round(size) for kind, size in describe(content).kind_bytes.items()},
         "pack_ms": median_ms(lambda: pack(PackedFile(tensors=tensors)), 3),
         "unpack_ms": median_ms(lambda: read_packed(content), 9),

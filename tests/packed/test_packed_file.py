@@ -180,5 +180,5 @@ def test_altered_files_are_refused_or_decoded() -> None:
         "lengths",
         "general",
     }
-    outcomes = [fuzz.try_one(fuzz.mutated(rng, seeds)) for _ in range(600)]
+    outcomes = [fuzz.try_one(fuzz.mutated(rng, seeds)) for _ in range(3000)]
     assert set(outcomes) == {"refused", "decoded"}
