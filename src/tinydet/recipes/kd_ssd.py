@@ -70,8 +70,8 @@ CHOSEN_NOTE = (
     "where --teacher-width says nothing else."
 )
 TIMES_NOTE = (
-    "The paper's milliseconds are a Titan Xp's. Ours are one thread of this run's machine, from an image's pixels to its "
-    "boxes, of packed files that took turns: compare rows, not papers."
+    "The paper's milliseconds are a Titan Xp's. Ours are one thread of this run's machine, from an image's pixels to "
+    "its boxes, of packed files that took turns: compare rows, not papers."
 )
 MIMIC_NOTE = "The mimic loss is divided by a region's entries; its regions are the teacher's most confident boxes."
 
