@@ -34,6 +34,7 @@ def pruned(cli, trained, tmp_path) -> Path:
     return tmp_path / "pruned"
 
 
+@pytest.mark.slow
 def test_prune_share_export_detect(cli, pruned, photos, tmp_path):
     shared, file, found = tmp_path / "shared", tmp_path / "small.tinydet", tmp_path / "found.jsonl"
     done(cli("share", pruned, "--out", shared, "--bits", 3))
