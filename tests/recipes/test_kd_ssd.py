@@ -164,7 +164,9 @@ def test_a_teacher_with_other_boxes_is_refused_before_training(tmp_path):
     with pytest.raises(InputError, match="default boxes are not the student's"):
         run_mimic_chain(PLAN, options(tmp_path / "run", teacher=folder))
     assert not (tmp_path / "run").exists()
-    MimicChain(PLAN, options(tmp_path / "run", teacher=folder, default_boxes=1917)).check()
+    chain = MimicChain(PLAN, options(tmp_path / "run", teacher=folder, default_boxes=1917))
+    chain.check()
+    assert chain.settings()["teacher"] == f"that of {folder}"
 
 
 def test_a_student_is_taught_in_one_way():

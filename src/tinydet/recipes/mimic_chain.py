@@ -323,8 +323,9 @@ class MimicChain:
 
     def settings(self) -> dict[str, str]:
         schedule = self.schedule(self.options.student_weights)
+        trained = self.options.teacher
         settings = {
-            "teacher": _network(self.teacher_choice, self.options.teacher or self.options.teacher_weights),
+            "teacher": f"that of {trained}" if trained else _network(self.teacher_choice, self.options.teacher_weights),
             "student": _network(self.student_choice, self.options.student_weights),
             "learning rate": f"{schedule.learning_rate:g}",
         }
