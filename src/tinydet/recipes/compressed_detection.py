@@ -1,12 +1,12 @@
 """Compressed Objects Detection (Muhawenayo): what pruning does to Faster R-CNN R50-FPN.
 
     tinydet run compressed_detection.table1 --out runs/co_table1
-    tinydet run compressed_detection.table2 --data photos --out runs/co_table2 --teacher-weights model_final_280758.pkl
-    tinydet run compressed_detection.figure3 --data BCCD --out runs/co_figure3 --budget 0.1 --teacher-width 8 \
+    tinydet run compressed_detection.table2 --data photos --out runs/co_table2 --teacher-weights detectron2
+    tinydet run compressed_detection.figure3 --data BCCD --out runs/co_figure3 --budget 0.2 --teacher-width 8 \
         --shorter-side 160
 
-Cost: table 1 a minute of a CPU. Tables 2 and figure 3: 10,000 iterations for the dense detector (the paper names no
-number), hours on a GPU at full width; with `--budget 0.1 --teacher-width 8 --shorter-side 160` about a quarter of an
+Cost: table 1 a minute of a CPU. Table 2 and figure 3: 10,000 iterations for the dense detector (the paper names no
+number), hours on a GPU at full width; with `--budget 0.2 --teacher-width 8 --shorter-side 160` about a quarter of an
 hour on a CPU. `--teacher CHECKPOINT` takes a detector that is trained already.
 
 | table | row | paper |
@@ -63,7 +63,7 @@ _NOTES = (
     "Pruned: weights of convolutions and fully connected layers with the smallest absolute values, compared over a "
     "block (L1 global unstructured, section 3.2). Every level is pruned from the dense detector.",
     "The paper's sizes are the dense size times the kept share; ours are bytes on disk of the packed file, which is "
-    "lossless. A float that stays costs about 27 bits there; that it stays, less than one.",
+    "lossless: about 27 bits for a weight that is kept, and less than one to say of each whether it is.",
     "The paper prints the same AP50 for pruned RoI heads as for the pruned backbone, digit for digit.",
 )
 _AS_IN_THE_PAPER = "Nothing is trained after pruning: the paper speaks of none."
@@ -108,7 +108,7 @@ FINE_TUNED = replace(
 )
 
 _COST = (
-    "10,000 iterations once: hours on a GPU; with --budget 0.1 --teacher-width 8 --shorter-side 160 about a quarter "
+    "10,000 iterations once: hours on a GPU; with --budget 0.2 --teacher-width 8 --shorter-side 160 about a quarter "
     "of an hour on a CPU"
 )
 
