@@ -21,18 +21,19 @@ def q(value: float, stride: float) -> float:
 @pytest.mark.parametrize("teacher_q", [None, 1.0])
 @pytest.mark.parametrize("student_q", [None, 0.5])
 @pytest.mark.parametrize("per_entry", [False, True])
-def test_the_loss_is_equation_6_in_float64(teacher_q, student_q, per_entry):
+@pytest.mark.parametrize("channels", [2, 6], ids=["transformed after pooling", "transformed before pooling"])
+def test_the_loss_is_equation_6_in_float64(teacher_q, student_q, per_entry, channels):
     """Against plain loops over regions, channels and bins, written from the equation."""
     torch.manual_seed(0)
     config = MimicConfig(regions=5, output_size=3, per_entry=per_entry)
     mimic = RegionMimic(
         config,
-        (2,),
+        (channels,),
         (4,),
         UniformQuantizerConfig(student_q) if student_q else None,
         UniformQuantizerConfig(teacher_q) if teacher_q else None,
     ).double()
-    teacher_map, student_map = torch.rand(4, 8, 9).double() * 6, torch.rand(2, 4, 5).double() * 6
+    teacher_map, student_map = torch.rand(4, 8, 9).double() * 6, torch.rand(channels, 4, 5).double() * 6
     corner = torch.rand(7, 2).double() * 60
     boxes = torch.cat([corner, corner + 10 + torch.rand(7, 2).double() * 60], dim=1)
     loss = mimic(0, teacher_map, student_map, 16, 32, boxes)
@@ -46,7 +47,7 @@ def test_the_loss_is_equation_6_in_float64(teacher_q, student_q, per_entry):
         for c in range(4):
             for y in range(3):
                 for x in range(3):
-                    s = bias[c] + sum(weight[c, k] * student[i, k, y, x] for k in range(2))
+                    s = bias[c] + sum(weight[c, k] * student[i, k, y, x] for k in range(channels))
                     t = teacher[i, c, y, x]
                     t = q(t, teacher_q) if teacher_q else t
                     s = q(s, student_q) if student_q else s

@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tinydet.detectors.roi_align import roi_align
 from tinydet.quantizers import Quantizer, QuantizerConfig
@@ -90,8 +91,14 @@ class RegionMimic(nn.Module):
         size = self.config.output_size
         with torch.no_grad():
             teacher = self.teacher_quantizer(roi_align(teacher_map[None], [boxes_xyxy], teacher_stride, size))
-        student = roi_align(student_map[None], [boxes_xyxy], student_stride, size)
-        return teacher, self.student_quantizer(self.transforms[level](student))
+        transform = self.transforms[level]
+        assert isinstance(transform, nn.Conv2d) and transform.bias is not None
+        if _cheaper_on_the_map(transform, student_map, len(boxes_xyxy), size):
+            moved = F.conv2d(student_map[None], transform.weight)
+            student = roi_align(moved, [boxes_xyxy], student_stride, size) + transform.bias[:, None, None]
+        else:
+            student = transform(roi_align(student_map[None], [boxes_xyxy], student_stride, size))
+        return teacher, self.student_quantizer(student)
 
     def forward(
         self,
@@ -107,3 +114,15 @@ class RegionMimic(nn.Module):
             level, teacher_map, student_map, teacher_stride, student_stride, boxes_xyxy[: self.config.regions]
         )
         return mimic_loss(teacher, student, self.config.per_entry)
+
+
+def _cheaper_on_the_map(transform: nn.Conv2d, student_map: Tensor, regions: int, size: int) -> bool:
+    """Whether r before pooling takes less time than after it. Both are linear, so the values are the same.
+
+    A narrow student's few channels are pooled first; a map as wide as the teacher's is transformed first.
+    """
+    before, after = transform.in_channels, transform.out_channels
+    height, width = student_map.shape[-2:]
+    pooling = regions * size * height * (width + size)  # multiply-adds of one channel, as two matrix products
+    pooling *= 8  # small products run at about an eighth of a convolution's speed
+    return (height * width * before + pooling) * after < (pooling + regions * size**2 * after) * before
