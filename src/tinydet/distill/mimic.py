@@ -92,7 +92,8 @@ class RegionMimic(nn.Module):
         with torch.no_grad():
             teacher = self.teacher_quantizer(roi_align(teacher_map[None], [boxes_xyxy], teacher_stride, size))
         transform = self.transforms[level]
-        assert isinstance(transform, nn.Conv2d) and transform.bias is not None
+        assert isinstance(transform, nn.Conv2d)
+        assert transform.bias is not None
         if _cheaper_on_the_map(transform, student_map, len(boxes_xyxy), size):
             moved = F.conv2d(student_map[None], transform.weight)
             student = roi_align(moved, [boxes_xyxy], student_stride, size) + transform.bias[:, None, None]
