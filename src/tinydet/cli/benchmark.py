@@ -175,6 +175,7 @@ def _plot(figures: list[ModelFigures], path: Path) -> None:
 
         matplotlib.use("Agg")
         from matplotlib import pyplot
+        from matplotlib.ticker import LogFormatter
     except ImportError as error:
         from tinydet.errors import MissingExtraError
 
@@ -194,7 +195,9 @@ def _plot(figures: list[ModelFigures], path: Path) -> None:
     axes[1].set(xlabel="MB on disk", xscale="log")
     for axis in axes:
         axis.grid(alpha=0.3)
-        axis.margins(0.15)
+        axis.margins(0.2)
+        axis.xaxis.set_major_formatter("{x:g}")  # 20, not 2 x 10^1
+        axis.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     with replacing(path) as temporary:
         picture.savefig(temporary, dpi=150, format=path.suffix[1:].lower())
     pyplot.close(picture)
