@@ -42,6 +42,25 @@ def test_a_record_is_made_of_its_options_and_inherits_them():
     assert called == [Far("a", 3, True), 2, "y"]
 
 
+def test_a_record_knows_which_of_its_options_were_typed():
+    @dataclass(frozen=True)
+    class Aware(Place):
+        typed: frozenset[str] = frozenset()
+
+    small, called = typer.Typer(), []
+
+    def verb(place, times: int = 1) -> None:
+        called.extend([place, times])
+
+    verb.__annotations__["place"] = Aware
+    small.command()(with_records(verb))
+    for arguments in ((), ("--chance", "0"), ("--chance", "0", "--times", "1")):
+        assert CliRunner().invoke(small, ["--data", "a", *arguments]).exit_code == 0
+    assert "--typed" not in CliRunner().invoke(small, ["--help"]).output
+    names = [{"data"}, {"data", "seed"}, {"data", "seed", "times"}]
+    assert called == [part for typed in names for part in (Aware("a", 0, frozenset(typed)), 1)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

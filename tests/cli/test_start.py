@@ -141,10 +141,23 @@ def test_options_of_the_network_beside_a_start_are_refused(cli, trained, tmp_pat
         (("--hardest", "64"), "hardest 64: with --start the network is that of"),
         (("--groups", "2"), "groups 2: with --start"),
         (("--weights", "coco"), "give one of them"),
+        (("--width", "1"), "--width 1.0: with --start the network is that of"),
+        (("--backbone", "vgg16"), "which has resnet18: leave it out"),
+        (("--detector", "ssd"), "--detector ssd: with --start"),
+        (("--shorter-side", "600"), "which has 64: leave it out"),
+        (("--gray",), "--gray True: with --start"),
+        (("--norm", "frozen"), "--norm frozen: with --start"),
     ):
         ran = cli(*command, *options)
         assert ran.status == 2
         assert message in ran.err
+
+
+def test_options_that_say_what_the_start_is_are_welcome(cli, trained, tmp_path):
+    command = ("train", "--data", trained.parent / "photos", "--out", tmp_path / "run", "--start", trained, *SHORT)
+    words = ("--width", "32", "--shorter-side", "64", "--detector", "faster_rcnn", "--backbone", "resnet18")
+    ran = cli(*command, *words, "--norm", "batch")
+    assert ran.status == 0, ran.err
 
 
 def test_the_mimic_loss_alone_leaves_the_test_split_closed(cli, trained, photos, tmp_path):

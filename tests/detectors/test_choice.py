@@ -7,7 +7,7 @@ import pytest
 from tinydet.backbones import ResNetConfig, VGGConfig
 from tinydet.backbones.width import MOST_CHANNELS, divided_channels, grouped_channels
 from tinydet.detectors import RFCNConfig
-from tinydet.detectors.choice import DetectorChoice, detector_config, said_of_network
+from tinydet.detectors.choice import DetectorChoice, detector_config, said_of_network, words_of
 from tinydet.detectors.rfcn import RFCNRegionConfig
 from tinydet.errors import InputError
 
@@ -72,6 +72,21 @@ def test_what_says_nothing_to_a_detector_is_refused(detector, said):
 def test_what_was_said():
     assert said_of_network(DetectorChoice("ssd", "mobilenet_v1", 4, 300, gray=True)) == {}
     assert said_of_network(DetectorChoice(groups=2, hardest=0)) == {"hardest": 0, "groups": 2}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        DetectorChoice("faster_rcnn", "resnet50", 2, 320, normalization="frozen"),
+        DetectorChoice("faster_rcnn_fpn", "resnet18", 0.5, 800, gray=True),
+        DetectorChoice("rfcn", "vgg16", 32, 600, normalization="none"),
+        DetectorChoice("ssd", "mobilenet_v1", 4, 200),
+    ],
+)
+def test_the_words_of_a_configuration_are_those_it_was_chosen_by(choice):
+    words = words_of(detector_config(choice, CLASSES))
+    assert words == {name: getattr(choice, name) for name in words}
+    assert len(words) == 6
 
 
 def test_channels_have_a_bound():

@@ -11,6 +11,7 @@
 
 `tinydet train` then has --data, --seed and --verbose, in that order. Options that several verbs share are written down
 once, a verb with another default inherits from the record and sets the field again, and a record is passed on whole.
+A record's field `typed` is no option: it gets the names of those that a person typed, whatever their values.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, get_type_hints
+
+import typer
+
+TYPED = "typed"
 
 
 def with_records(verb: Callable[..., None]) -> Callable[..., None]:
@@ -32,7 +37,8 @@ def with_records(verb: Callable[..., None]) -> Callable[..., None]:
     """
     parameters: dict[str, inspect.Parameter] = {}
     records: dict[str, Any] = {}
-    for parameter in inspect.signature(verb, eval_str=True).parameters.values():
+    own = inspect.signature(verb, eval_str=True).parameters
+    for parameter in own.values():
         expanded = [parameter]
         if is_dataclass(parameter.annotation):
             records[parameter.name] = parameter.annotation
@@ -43,16 +49,24 @@ def with_records(verb: Callable[..., None]) -> Callable[..., None]:
             parameters[option.name] = option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
 
     @functools.wraps(verb)
-    def taking_options(**given: Any) -> None:
+    def taking_options(context: typer.Context, **given: Any) -> None:
+        given[TYPED] = frozenset(name for name in given if _is_typed(context, name))
         made = {
-            name: record(**{field.name: given.pop(field.name) for field in fields(record)})
+            name: record(**{field.name: given[field.name] for field in fields(record)})
             for name, record in records.items()
         }
-        verb(**made, **given)
+        verb(**{name: made[name] if name in made else given[name] for name in own})
 
-    taking_options.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    taking_options.__signature__ = inspect.Signature([context, *parameters.values()])  # type: ignore[attr-defined]
     taking_options.__annotations__ = {name: option.annotation for name, option in parameters.items()}
+    taking_options.__annotations__["context"] = typer.Context
     return taking_options
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _parameters(record: Any) -> list[inspect.Parameter]:
@@ -66,4 +80,5 @@ def _parameters(record: Any) -> list[inspect.Parameter]:
             annotation=hints[field.name],
         )
         for field in fields(record)
+        if field.name != TYPED
     ]

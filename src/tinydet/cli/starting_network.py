@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MOST_PIXELS = 10_000
 """Of an image's shorter side: beyond it the number is a mistake, or more than memory holds."""
 
+_OPTIONS = {"normalization": "norm"}
+"""Where an option has another name than the field of `DetectorChoice`."""
+
 
 @dataclass(frozen=True, eq=False)
 class StartingNetwork:
@@ -42,7 +45,7 @@ def starting_network(options: NetworkOptions, classes: tuple[str, ...], seed: in
     if options.start is not None:
         if options.weights:
             raise InputError("--start and --weights both say where to start: give one of them")
-        return _from_checkpoint(options.start, choice, classes)
+        return _from_checkpoint(options.start, choice, options.typed, classes)
     torch.manual_seed(seed)
     if options.weights:
         return StartingNetwork(_from_weights(options.weights, choice, options.shorter_side is None, classes))
@@ -95,9 +98,11 @@ def _built(choice: DetectorChoice, classes: tuple[str, ...]) -> Any:
     return checked(lambda: build_detector(detector_config(choice, classes)))
 
 
-def _from_checkpoint(start: Path, choice: DetectorChoice, classes: tuple[str, ...]) -> StartingNetwork:
+def _from_checkpoint(
+    start: Path, choice: DetectorChoice, typed: frozenset[str], classes: tuple[str, ...]
+) -> StartingNetwork:
     from tinydet.compression import KeptCompression
-    from tinydet.detectors.choice import said_of_network
+    from tinydet.detectors.choice import said_of_network, words_of
     from tinydet.detectors.layer_channels import rebuilt
     from tinydet.training.checkpoint import load_checkpoint
 
@@ -109,6 +114,13 @@ def _from_checkpoint(start: Path, choice: DetectorChoice, classes: tuple[str, ..
     network, info = load_checkpoint(start)
     if info.classes != classes:
         raise InputError(f"{start}: detects {', '.join(info.classes)}; the data has {', '.join(classes)}")
+    for word, its in words_of(network.config).items():
+        option, asked = _OPTIONS.get(word, word), getattr(choice, word)
+        if option in typed and asked != its:
+            raise InputError(
+                f"--{option.replace('_', '-')} {asked}: with --start the network is that of {start}, which has {its}: "
+                "leave it out"
+            )
     if choice.quantizer is not None:
         network = rebuilt(network, replace(network.config, quantizer=choice.quantizer))
     return StartingNetwork(network, KeptCompression.of_run(info.extra))

@@ -191,7 +191,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """What network is trained, and from what it starts."""
+    """What network is trained, and from what it starts; `typed` are the names of the options that a person gave."""
 
     detector: DetectorName = "faster_rcnn"
     backbone: BackboneName = "resnet18"
@@ -213,6 +213,7 @@ class NetworkOptions:
     quantizer: Quantizer = None
     weights: Weights = None
     start: Start = None
+    typed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,32 @@ def said_of_network(choice: DetectorChoice) -> dict[str, Any]:
     return {name: getattr(choice, name) for name in names if getattr(choice, name) != getattr(usual, name)}
 
 
+def words_of(config: DetectorConfig) -> dict[str, Any]:
+    """The fields of `DetectorChoice` that every detector has, of one that is built already."""
+    preprocessing, backbone = config.preprocessing, config.backbone
+    kinds: dict[type, DetectorKind] = {
+        FasterRCNNConfig: "faster_rcnn",
+        FasterRCNNFPNConfig: "faster_rcnn_fpn",
+        RFCNConfig: "rfcn",
+        SSDConfig: "ssd",
+    }
+    match backbone:
+        case ResNetConfig():
+            kind = f"resnet{backbone.depth}"
+        case VGGConfig():
+            kind = "vgg16"
+        case MobileNetConfig():
+            kind = "mobilenet_v1"
+    return {
+        "detector": kinds[type(config)],
+        "backbone": kind,
+        "width": backbone.width_divisor,
+        "shorter_side": preprocessing.fixed_size_hw[0] if preprocessing.fixed_size_hw else preprocessing.shorter_side,
+        "gray": preprocessing.channels == "gray",
+        "normalization": backbone.normalization,
+    }
+
+
 def detector_config(choice: DetectorChoice, classes: tuple[str, ...]) -> DetectorConfig:
     """The configuration of a chosen detector.
 
