@@ -11,6 +11,8 @@ from tinydet.backbones.weight_files import WeightFile
 from tinydet.detectors import FasterRCNNConfig, FasterRCNNFPNConfig
 from tinydet.detectors.published_detector import PublishedDetector
 from tinydet.errors import InputError
+from tinydet.export.agreement import Agreement
+from tinydet.export.export import ExportReport
 from tinydet.packed import PackedFile, read_packed, write_packed
 from tinydet.recipes import RECIPES, RecipeOptions, compressed_detection_levels, find_recipe
 from tinydet.recipes.compressed_detection import FIGURE_3, FINE_TUNED, TABLE_2
@@ -45,9 +47,13 @@ def options(out: Path, **changes) -> RecipeOptions:
 def packed_without_a_graph():
     """Levels are packed as archives: exporting has tests of its own, and takes longer than all the rest."""
 
-    def pack(detector, path, format, *, compression, **_):
+    def pack(detector, path, format, *, compression, tolerance, **_):
+        assert tolerance.other_share == (0.02 if path.stem == "dense" else 1.0)
+        differ = path.stem == "backbone_70"  # as where scores are all but equal
         tensors = {name: tensor.numpy() for name, tensor in detector.state_dict().items()}
         write_packed(path, PackedFile(tensors=tensors, metadata={"compression": list(compression)}))
+        found = Agreement(2, 30, 20 if differ else 0, 0.0, 0.0)
+        return ExportReport(path, format, 0, 0, path.stat().st_size, found)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compressed_detection_levels, "export_detector", pack)
@@ -174,6 +180,11 @@ def test_a_level_that_the_network_is_too_narrow_for_is_said(run):
     (note,) = [note for note in read_summary(run).notes if "99 %" in note]
     assert "each of the" in note
     assert not (run / "packed" / "both_removed_99.tinydet").exists()
+
+
+def test_a_file_that_detects_otherwise_is_said(run):
+    (note,) = [note for note in read_summary(run).notes if "last bit" in note]
+    assert note.startswith("backbone, 70 %: 25% of the packed file's detections")
 
 
 def test_what_was_done_is_in_the_file(run):

