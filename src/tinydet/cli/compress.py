@@ -260,8 +260,8 @@ class _Job:
 
     def finish(self, smaller: Any, name: str, config: Any, info: Any, gradual: Any = None) -> Any:
         """Fine-tune where asked for, write the checkpoint, and give its detector."""
-        from tinydet.cli.compressible import was_shared
-        from tinydet.compression import compressed_run
+        from tinydet.cli.option_values import checked
+        from tinydet.compression import KeptCompression, compressed_run
         from tinydet.prune.fine_tuning import MaskedStep
         from tinydet.sharing import SharedStep
         from tinydet.training.checkpoint import load_checkpoint, save_checkpoint
@@ -275,8 +275,8 @@ class _Job:
         run = compressed_run(info.extra, name, config, info.metrics, parent=str(self.model))
         if self.iterations:
             step: Any = DetectionStep(smaller)
-            if name == "share" or was_shared(info.extra):
-                step = SharedStep(step)
+            if KeptCompression.of_run(run).did("share"):
+                step = checked(lambda: SharedStep(DetectionStep(smaller)))
             result = self.train(MaskedStep(step, gradual), self.iterations, self.out, run, validated=True)
             self.metrics = result.metrics
             return load_checkpoint(result.checkpoint)[0]

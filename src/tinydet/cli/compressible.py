@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,15 @@ def open_compressible(model: Path) -> tuple[Any, Any]:
     return load_checkpoint(model)
 
 
-def was_shared(run: Mapping[str, Any]) -> bool:
-    """Whether the layers of this checkpoint have few values, which further training must keep."""
-    return any(isinstance(entry, Mapping) and entry.get("step") == "share" for entry in run.get("compression", ()))
-
-
 def refuse_shared(model: Path, info: Any) -> None:
     """Before a way of pruning that makes new weights.
 
     Raises:
         InputError: the checkpoint's weights are shared.
     """
-    if was_shared(info.extra):
+    from tinydet.compression import KeptCompression
+
+    if KeptCompression.of_run(info.extra).did("share"):
         raise InputError(
             f"{model}: its weights are shared, and --method taylor, lasso and --gradual make new ones: prune first, "
             "then share; or prune by --method l1, ln or random, which leaves the values as they are"

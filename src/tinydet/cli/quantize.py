@@ -69,8 +69,9 @@ def quantize(
 
     `tinydet quantize runs/student --data ~/photos -o student_int8.tinydet --aware 500 --json figures.json`
     """
-    from tinydet.cli.compressible import open_compressible, was_shared
+    from tinydet.cli.compressible import open_compressible
     from tinydet.cli.training_stage import checked, one_of, open_splits, training_schedule
+    from tinydet.compression import KeptCompression
     from tinydet.datasets import usable_samples
     from tinydet.int8 import QuantizeConfig, quantize_detector
     from tinydet.int8.aware import aware_step
@@ -99,7 +100,8 @@ def quantize(
         folder = out.with_name(f"{out.stem}_aware")
         augment = _augmentation_of(detector, info)
         schedule = training_schedule(aware, learning_rate, "0.75", 0, batch_size, 10.0, 0.0, "32")
-        step = aware_step(DetectionStep(detector), config.weight_bits, shared=was_shared(info.extra))
+        shared = KeptCompression.of_run(info.extra).did("share")
+        step = checked(lambda: aware_step(DetectionStep(detector), config.weight_bits, shared=shared))
         detector = _fine_tuned(step, train, folder, schedule, augment, seed, device)
         history.append({"step": "quantization-aware fine-tuning", "iterations": aware, "learning_rate": learning_rate})
     every = max(1, len(train) // calibration_images)
