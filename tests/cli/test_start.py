@@ -160,6 +160,33 @@ def test_options_that_say_what_the_start_is_are_welcome(cli, trained, tmp_path):
     assert ran.status == 0, ran.err
 
 
+def test_a_run_does_not_go_on_from_another_start_or_teacher(cli, trained, pruned, tmp_path):
+    data = trained.parent / "photos"
+    for verb, option in (("train", "--start"), ("mimic", "--teacher")):
+        out = tmp_path / verb
+        size = () if verb == "train" else ("--width", "32", "--shorter-side", "64", "--regions", "8")
+        command = (verb, "--data", data, "--out", out, *size, *SHORT, option)
+        assert cli(*command, trained).status == 0
+        before = weights_of(out / "last")
+        again = cli(*command, trained / "best")  # the same by another name
+        assert again.status == 0, again.err
+        other = cli(*command, pruned)
+        assert other.status == 2
+        assert f"origin.{option[2:]}: " in other.err
+        assert same(weights_of(out / "last"), before)
+
+
+def test_a_run_that_an_earlier_version_began_goes_on(cli, trained, tmp_path):
+    command = ("train", "--data", trained.parent / "photos", "--out", tmp_path / "run", "--start", trained, *SHORT)
+    assert cli(*command).status == 0
+    path = tmp_path / "run" / "last" / "config.json"
+    config = json.loads(path.read_text())
+    assert list(config["run"]["training"].pop("origin")) == ["start"]
+    path.write_text(json.dumps(config))
+    ran = cli(*command)
+    assert ran.status == 0, ran.err
+
+
 def test_the_mimic_loss_alone_leaves_the_test_split_closed(cli, trained, photos, tmp_path):
     """The images of the other split are damaged: `train` says so, `mimic --features-only` never looks."""
     data = yolo_of(photos, tmp_path / "yolo")

@@ -237,6 +237,7 @@ class _Job:
 
     def train(self, step: Any, steps: int, out: Path, run: dict[str, Any], validated: bool) -> Any:
         from tinydet.cli.training_stage import one_of, training_schedule
+        from tinydet.training.checkpoint import fingerprint
         from tinydet.training.loop import train as train_loop
 
         chosen = self.settings
@@ -250,6 +251,7 @@ class _Job:
             validate=self.validate() if validated else None,
             device=one_of("device", chosen.device, "auto", "cpu", "cuda"),
             extra=run,
+            origin={"start": fingerprint(self.model)},
             title=out.name,
         )
 

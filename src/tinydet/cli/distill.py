@@ -104,7 +104,7 @@ def distill(run: RunOptions, teaching: DistillOptions, network: StudentOptions, 
         step = LogitStep(start.detector, teacher, config)
     else:
         step = checked(lambda: FeatureStep(start.detector, teacher, config))
-    print_result(run_stage(step, start, selection, run, training), run.json_file)
+    print_result(run_stage(step, start, selection, run, training, teaching.teacher), run.json_file)
 
 
 def distillation_config(method: str, **options: Any) -> LogitConfig | FeatureLossConfig:

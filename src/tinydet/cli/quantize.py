@@ -102,7 +102,7 @@ def quantize(
         schedule = training_schedule(aware, learning_rate, "0.75", 0, batch_size, 10.0, 0.0, "32")
         shared = KeptCompression.of_run(info.extra).did("share")
         step = checked(lambda: aware_step(DetectionStep(detector), config.weight_bits, shared=shared))
-        detector = _fine_tuned(step, train, folder, schedule, augment, seed, device)
+        detector = _fine_tuned(step, train, folder, schedule, augment, seed, device, model)
         history.append({"step": "quantization-aware fine-tuning", "iterations": aware, "learning_rate": learning_rate})
     every = max(1, len(train) // calibration_images)
     report = quantize_detector(
@@ -132,15 +132,17 @@ def _float_accuracy(detector: Any, test: Sequence[Sample], protocol: Any) -> flo
 
 
 def _fine_tuned(
-    step: Any, train: Sequence[Sample], folder: Path, schedule: Any, augment: Any, seed: int, device: str
+    step: Any, train: Sequence[Sample], folder: Path, schedule: Any, augment: Any, seed: int, device: str, model: Path
 ) -> Any:
     from tinydet.cli.training_stage import one_of
     from tinydet.data.loader import make_loader
+    from tinydet.training.checkpoint import fingerprint
     from tinydet.training.loop import train as train_loop
 
     loader = make_loader(train, step.detector.config.preprocessing, schedule.batch_size, augment, seed)
     chosen = one_of("device", device, "auto", "cpu", "cuda")
-    train_loop(step, loader, schedule, folder, device=chosen, title="fine-tuning for int8")
+    origin = {"start": fingerprint(model)}
+    train_loop(step, loader, schedule, folder, device=chosen, origin=origin, title="fine-tuning for int8")
     return step.detector.cpu()
 
 

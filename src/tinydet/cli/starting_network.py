@@ -27,10 +27,12 @@ _OPTIONS = {"normalization": "norm"}
 class StartingNetwork:
     """Attributes:
     kept: what was done to its weights, and must not be undone; None for a network that is no checkpoint's.
+    source: the checkpoint or the weights that it has; None: they are random.
     """
 
     detector: Any
     kept: KeptCompression | None = None
+    source: str | Path | None = None
 
 
 def starting_network(options: NetworkOptions, classes: tuple[str, ...], seed: int) -> StartingNetwork:
@@ -48,7 +50,8 @@ def starting_network(options: NetworkOptions, classes: tuple[str, ...], seed: in
         return _from_checkpoint(options.start, choice, options.typed, classes)
     torch.manual_seed(seed)
     if options.weights:
-        return StartingNetwork(_from_weights(options.weights, choice, options.shorter_side is None, classes))
+        network = _from_weights(options.weights, choice, options.shorter_side is None, classes)
+        return StartingNetwork(network, source=options.weights)
     return StartingNetwork(_built(choice, classes))
 
 
@@ -123,7 +126,7 @@ def _from_checkpoint(
             )
     if choice.quantizer is not None:
         network = rebuilt(network, replace(network.config, quantizer=choice.quantizer))
-    return StartingNetwork(network, KeptCompression.of_run(info.extra))
+    return StartingNetwork(network, KeptCompression.of_run(info.extra), start)
 
 
 def _from_weights(source: str, choice: DetectorChoice, usual_side: bool, classes: tuple[str, ...]) -> Any:

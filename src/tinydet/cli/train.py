@@ -105,7 +105,7 @@ def mimic(run: RunOptions, teaching: MimicOptions, network: StudentOptions, trai
     start = starting_network(network, selection.dataset.classes, run.seed)
     kind = FeatureMimicStep if teaching.features_only else MimicStep
     step = kind(start.detector, teacher, config)
-    result = run_stage(step, start, selection, run, training, validated=not teaching.features_only)
+    result = run_stage(step, start, selection, run, training, teaching.teacher, validated=not teaching.features_only)
     print_result(result, run.json_file)
 
 

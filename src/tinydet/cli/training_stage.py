@@ -62,15 +62,18 @@ def run_stage(
     selection: Any,
     run: RunOptions,
     training: TrainingOptions,
+    teacher: Path | None = None,
     validated: bool = True,
 ) -> TrainingResult:
     """Train a step on the train split, validating on the test split, which is not touched otherwise.
 
     Args:
         start: what the step's detector began as: what was done to its weights is kept, and goes into the checkpoint.
+        teacher: the checkpoint of the step's, if it has one.
     """
     from tinydet.data.loader import make_loader
     from tinydet.datasets import usable_samples
+    from tinydet.training.checkpoint import fingerprint
     from tinydet.training.loop import train as train_loop
 
     schedule = training_schedule(
@@ -106,6 +109,7 @@ def run_stage(
         validate_every=training.validate_every or max(1, schedule.iterations // 10),
         device=device,
         extra=extra,
+        origin={name: fingerprint(found) for name, found in (("start", start.source), ("teacher", teacher)) if found},
         title=run.out.name,
     )
 

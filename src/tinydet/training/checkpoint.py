@@ -12,6 +12,7 @@ training/            while a run is under way: what it takes to go on as if it h
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -147,6 +148,21 @@ def checkpoint_in(folder: str | os.PathLike[str]) -> Path:
         if (candidate / "config.json").is_file():
             return candidate
     raise InputError(f"{path}: not a checkpoint: neither it nor its {BEST} or {LAST} has a config.json")
+
+
+def fingerprint(source: str | os.PathLike[str]) -> str:
+    """What tells weights apart that a run began from: a checksum of a checkpoint's or a file's, else the text itself.
+
+    Raises:
+        InputError: a folder without a checkpoint.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = checkpoint_in(path) / "model.safetensors"
+    if not path.is_file():
+        return str(source)  # a URL, or a word for one
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def read_config(path: Path) -> dict[str, Any]:

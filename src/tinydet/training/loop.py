@@ -88,6 +88,7 @@ def train(
     checkpoint_every: int | None = None,
     device: DeviceChoice = "auto",
     extra: Mapping[str, Any] | None = None,
+    origin: Mapping[str, str] | None = None,
     title: str = "train",
     quiet: bool = False,
 ) -> TrainingResult:
@@ -101,6 +102,7 @@ def train(
         validate_every: steps between validations; None: at the end only.
         checkpoint_every: steps between checkpoints; None: a minute between them. One follows each validation.
         extra: plain values to keep in each checkpoint's config.json.
+        origin: fingerprints of what the step was made from (`checkpoint.fingerprint`): a run of others is another run.
         quiet: show no progress.
 
     Raises:
@@ -115,7 +117,7 @@ def train(
     engine = start_engine(device, schedule.precision)
     cuda = [engine.device.index or 0] if engine.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):  # the caller's random numbers are the same, resumed or not
-        run = _Run(step, loader, schedule, Path(out_dir), engine, extra or {})
+        run = _Run(step, loader, schedule, Path(out_dir), engine, extra or {}, origin or {})
         if run.ended:
             step.eval()
         else:
@@ -141,9 +143,12 @@ class _Run:
         out_dir: Path,
         engine: Engine,
         extra: Mapping[str, Any],
+        origin: Mapping[str, str],
     ) -> None:
         self.step, self.loader, self.schedule, self.out_dir, self.engine = step, loader, schedule, out_dir, engine
         description = {"schedule": schedule, "data": loader.description(), "step": describe_step(step)}
+        if origin:
+            description["origin"] = dict(origin)
         self.extra = {**extra, "training": to_plain(description)}
         self.done = 0
         self.best_score: float | None = None

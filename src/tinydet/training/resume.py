@@ -60,6 +60,8 @@ def read_resumed(out_dir: Path, description: Mapping[str, Any], detector_config:
     content = read_config(last)
     there = {"detector": content["detector"], **content.get("run", {}).get("training", {})}
     here = {"detector": to_plain(detector_config), **to_plain(dict(description))}
+    if "origin" not in there:
+        here.pop("origin", None)  # earlier versions did not say
     if differences := list(_differences(there, here)):
         shown = "\n  ".join(differences[:10])
         raise InputError(
