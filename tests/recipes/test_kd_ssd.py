@@ -17,6 +17,7 @@ from tinydet.quantizers import UniformQuantizerConfig
 from tinydet.recipes import RecipeOptions, find_recipe, kd_ssd, mimic_chain
 from tinydet.recipes.figures import VariantFigures
 from tinydet.recipes.mimic_chain import MimicChain, run_mimic_chain
+from tinydet.recipes.workbench import Workbench
 from tinydet.report.summary import read_summary
 from tinydet.report.terminal import print_summary
 from tinydet.training.checkpoint import load_checkpoint, save_checkpoint
@@ -167,6 +168,21 @@ def test_a_teacher_with_other_boxes_is_refused_before_training(tmp_path):
     chain = MimicChain(PLAN, options(tmp_path / "run", teacher=folder, default_boxes=1917))
     chain.check()
     assert chain.settings()["teacher"] == f"that of {folder}"
+
+
+def test_a_folder_holds_the_run_of_one_teacher(tmp_path):
+    for seed in (1, 2):
+        plan = replace(PLAN.teacher, width=16, shorter_side=64)
+        torch.manual_seed(seed)
+        save_checkpoint(tmp_path / str(seed), build_detector(detector_config(plan, CLASSES)))
+    bench = Workbench(options(tmp_path / "run", teacher=tmp_path / "1"))
+    first = bench.measure("teacher", tmp_path / "1", 0)
+    assert Workbench(bench.options).measure("teacher", tmp_path / "1", 0) == first
+    for other, message in ((tmp_path / "2", "with another --teacher"), (None, "with --teacher;")):
+        with pytest.raises(InputError, match=message):
+            Workbench(replace(bench.options, teacher=other)).measure("teacher", tmp_path / "2", 0)
+    with pytest.raises(InputError, match="without --student-weights"):
+        Workbench(replace(bench.options, student_weights=tmp_path / "1")).measure("teacher", tmp_path / "1", 0)
 
 
 def test_a_student_is_taught_in_one_way():

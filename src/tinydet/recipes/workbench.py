@@ -28,7 +28,7 @@ from tinydet.recipes.recipe import RecipeOptions
 from tinydet.records import Detections
 from tinydet.report.pictures import save_pictures
 from tinydet.report.summary import Asked, SeedResult, VariantSummary, precision_recall_curve
-from tinydet.training.checkpoint import load_checkpoint
+from tinydet.training.checkpoint import fingerprint, load_checkpoint
 from tinydet.training.loop import train
 from tinydet.training.schedule import Schedule
 from tinydet.training.validation import detect_samples
@@ -89,6 +89,24 @@ class Workbench:
                 "their faces count as missed"
             )
 
+    def _claim(self) -> None:
+        """What the folder holds came of the same teacher and weights, trained or measured.
+
+        Called late: a run whose options are refused leaves no trace.
+
+        Raises:
+            InputError: of others.
+        """
+        options, kept = self.options, self.options.out / "origin.json"
+        given = {name: getattr(options, name) for name in ("teacher", "teacher_weights", "student_weights")}
+        now = {name: None if source is None else fingerprint(source) for name, source in given.items()}
+        if not kept.is_file():
+            write_json(kept, now)
+        for name, there in read_json(kept).items():
+            if there != now[name]:
+                held = "with another" if there and now[name] else "with" if there else "without"
+                raise InputError(f"{options.out}: holds a run {held} --{name.replace('_', '-')}; use another folder")
+
     def say(self, text: str) -> None:
         print(f"tinydet: {text}", file=sys.stderr, flush=True)
 
@@ -101,6 +119,7 @@ class Workbench:
         augment: Augment,
     ) -> Path:
         """Train what `make_step` builds in the folder of a stage, as far as is still to be done; gives the folder."""
+        self._claim()
         folder = self.options.out / stage
         with torch.random.fork_rng(devices=[]):  # what a step trains beside its detector depends on the seed alone
             torch.manual_seed(seed)
@@ -120,6 +139,7 @@ class Workbench:
             variant: whose pictures these are; those of its first seed are shown.
             change: what is done to the detector before, such as putting Q into it.
         """
+        self._claim()
         rule = "_wider" if self.protocol == "wider" else ""
         kept = self.options.out / "evaluations" / f"{variant}_seed{seed}_{self.test_split}{rule}.json"
         if not kept.is_file():
