@@ -91,6 +91,25 @@ def test_the_recipes_have_the_papers_numbers():
     assert find_recipe("compressed_detection.table1").rows[0].value == "26.8 M, 107.2 MB"
 
 
+def test_lines_of_another_plan_have_other_names():
+    """A folder that holds table 2 keeps its levels by name; those trained on are others."""
+    untrained = {line.variant(percent) for line in FIGURE_3.lines for percent in line.percents}
+    tuned = {line.variant(percent) for line in FINE_TUNED.lines for percent in line.percents}
+    assert len(tuned) == 11
+    assert not tuned & untrained
+
+
+@pytest.mark.parametrize(
+    "said", [{"student_width": 2.0}, {"regions": 8}, {"quantizer_stride": 0.5}, {"per_entry": True}]
+)
+def test_options_of_students_are_refused(tmp_path, said):
+    ((name, value),) = said.items()
+    recipe = find_recipe("compressed_detection.table2")
+    with pytest.raises(InputError, match=f"{name.replace('_', ' ')} {value}: says nothing to compressed_detection"):
+        recipe.refuse_what_says_nothing(options(tmp_path, **said))
+    recipe.refuse_what_says_nothing(options(tmp_path))
+
+
 def test_the_network_is_the_papers(tmp_path):
     start = dense_start(RecipeOptions("digits", tmp_path), CLASSES, frozen=True)
     with torch.device("meta"):

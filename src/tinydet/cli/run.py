@@ -177,6 +177,7 @@ def run(
         wider_ground_truth=wider_ground_truth,
         command=shlex.join(["tinydet", *sys.argv[1:]]),
     )
+    chosen.refuse_what_says_nothing(options)
     summary = chosen.run(options)
     print_summary(summary)
     print(f"report: {out / 'report.html'}", file=sys.stderr)

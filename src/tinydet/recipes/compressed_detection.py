@@ -28,7 +28,7 @@ from functools import partial
 from tinydet.recipes.compressed_detection_blocks import PAPER_BLOCKS, run_block_sizes
 from tinydet.recipes.compressed_detection_levels import Line, SparsityPlan
 from tinydet.recipes.compressed_detection_summary import run_sparsity
-from tinydet.recipes.recipe import PaperRow, Recipe
+from tinydet.recipes.recipe import NO_STUDENTS, PaperRow, Recipe
 from tinydet.report.summary import PaperTable
 
 _PAPER = "Muhawenayo, Compressed Objects Detection"
@@ -93,10 +93,9 @@ FINE_TUNED = replace(
     FIGURE_3,
     name="compressed_detection.fine_tuned",
     title="Compressed Objects Detection, Table 2 with each level trained on",
-    lines=(
-        replace(_MASKED[0], percents=(*_FEW, 90)),
-        replace(_MASKED[2], percents=(*_FEW, 90)),
-        _REMOVED[2],
+    lines=tuple(
+        replace(line, name=f"{line.name}_tuned", percents=percents)  # table 2's levels may lie in the same folder
+        for line, percents in ((_MASKED[0], (*_FEW, 90)), (_MASKED[2], (*_FEW, 90)), (_REMOVED[2], _FEW))
     ),
     notes=(
         *_NOTES,
@@ -121,7 +120,8 @@ def _recipe(plan: SparsityPlan) -> Recipe:
         for percent in line.percents
         if percent in line.paper
     ]
-    return Recipe(plan.name, plan.title, plan.paper, _COST, tuple(rows), partial(run_sparsity, plan))
+    run = partial(run_sparsity, plan)
+    return Recipe(plan.name, plan.title, plan.paper, _COST, tuple(rows), run, NO_STUDENTS)
 
 
 _TABLE_1 = Recipe(
@@ -131,6 +131,7 @@ _TABLE_1 = Recipe(
     "nothing is trained: a minute of a CPU",
     tuple(PaperRow(block.title, f"{block.millions:g} M, {block.megabytes:g} MB") for block in PAPER_BLOCKS),
     run_block_sizes,
+    NO_STUDENTS,
 )
 
 RECIPES = (_TABLE_1, *(_recipe(plan) for plan in (TABLE_2, FIGURE_3, FINE_TUNED)))

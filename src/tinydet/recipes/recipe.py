@@ -86,6 +86,19 @@ class RecipeOptions:
             )
 
 
+NO_STUDENTS = (
+    "student_width",
+    "student_weights",
+    "frozen_blocks",
+    "default_boxes",
+    "regions",
+    "mimic_weight",
+    "per_entry",
+    "quantizer_stride",
+)
+"""What says nothing to a recipe that teaches nobody and has no SSD or MobileNet frozen in part."""
+
+
 @dataclass(frozen=True)
 class PaperRow:
     """One number of a paper, as `recipes` lists it."""
@@ -102,6 +115,7 @@ class Recipe:
         name: `module.table`, what `tinydet run` takes.
         cost: what it takes, in words: at the whole budget, and at a small one.
         rows: the paper's numbers.
+        says_nothing: names of options that the recipe has no use for.
     """
 
     name: str
@@ -110,3 +124,14 @@ class Recipe:
     cost: str
     rows: tuple[PaperRow, ...]
     run: Callable[[RecipeOptions], RunSummary]
+    says_nothing: tuple[str, ...] = ()
+
+    def refuse_what_says_nothing(self, options: RecipeOptions) -> None:
+        """Before anything is opened.
+
+        Raises:
+            InputError: an option is set that the recipe has no use for.
+        """
+        for name in self.says_nothing:
+            if getattr(options, name) != getattr(RecipeOptions, name):
+                raise InputError(f"{name.replace('_', ' ')} {getattr(options, name)}: says nothing to {self.name}")
