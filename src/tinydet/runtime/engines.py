@@ -119,8 +119,11 @@ class OpenVinoEngine:
         """Compile a graph for images of this shape, `(H, W, C)`, as many images of it would."""
         if shape not in self._own and self._takes_any_size:
             model = self._model.clone()
-            model.reshape({"image": [1, *shape]})
-            self._own[shape] = self._compiled(model)
+            try:
+                model.reshape({"image": [1, *shape]})
+                self._own[shape] = self._compiled(model)
+            except RuntimeError:
+                self._own[shape] = self._any_size  # what served so far still does
 
     def _request_for(self, shape: tuple[int, ...]) -> Any:
         """The infer request that suits images of this shape best."""
